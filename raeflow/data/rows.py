@@ -1,0 +1,141 @@
+"""Rows in memory, and the records that every other room passes around.
+
+N rows of a split, B rows of a batch; a row is (F,), (C, L) or (C, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """How Arrow columns become a row tensor; stored with a detector so that it can read Parquet alone."""
+
+    columns: tuple[str, ...]
+    """Columns that are the row, in order."""
+    kind: str
+    """columns (several numeric columns), list (one list or tensor column), image (encoded bytes)."""
+    shape: Shape
+    """Shape the model sees: (F,), (C, L) or (C, H, W)."""
+    dtype: str
+    """uint8 or float32: what is kept in memory before scaling."""
+    layout: str = "CHW"
+    """How an image's values lie in its column."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> RowSpec:
+        return cls(**{**values, "columns": tuple(values["columns"]), "shape": tuple(values["shape"])})
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Unscaled rows of one step: `x` (B, *shape), and where the data have them `target` and `label` (B,)."""
+
+    x: Tensor
+    target: Tensor | None = None
+    label: Tensor | None = None
+
+
+class RowSource(Protocol):
+    """What the training loop asks of a split, resident or streamed."""
+
+    def __len__(self) -> int: ...
+
+    def batches(
+        self, size: int, *, seed: int | None = None, epoch: int = 0, rank: int = 0, world: int = 1, drop_last: bool = False
+    ) -> Iterator[Raw]:
+        """Batches of `size` rows over all workers together, of which this worker gets its `size / world`.
+
+        `seed` shuffles, anew each epoch; None keeps the order. With `drop_last`, or with more than one
+        worker, an incomplete last batch is left out so that every worker takes the same number of steps.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Resident rows of one split: unscaled tensors that all trials of a node share."""
+
+    x: Tensor
+    """(N, *shape), uint8 or float32."""
+    target: Tensor | None = None
+    label: Tensor | None = None
+    """(N,) int64 classes."""
+    anomaly: Tensor | None = None
+    """(N,) bool truth for judging; None where nothing is known."""
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    @property
+    def shape(self) -> Shape:
+        return tuple(self.x.shape[1:])
+
+    def take(self, index: Tensor | slice) -> Rows:
+        """The rows at `index`; a slice shares memory."""
+        return Rows(*(None if t is None else t[index] for t in (self.x, self.target, self.label, self.anomaly)))
+
+    def to(self, device: torch.device | str) -> Rows:
+        return Rows(*(None if t is None else t.to(device) for t in (self.x, self.target, self.label, self.anomaly)))
+
+    def batches(
+        self, size: int, *, seed: int | None = None, epoch: int = 0, rank: int = 0, world: int = 1, drop_last: bool = False
+    ) -> Iterator[Raw]:
+        count = len(self)
+        own = size // world
+        # Whole global batches only, wherever a short one would leave workers out of step.
+        stop = count - count % size if (drop_last or world > 1) and count >= size else count
+        order = None
+        if seed is not None:
+            # Drawn on the CPU so that every device and worker sees the same order.
+            drawn = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            order = torch.randperm(count, generator=drawn).to(self.x.device)
+        for start in range(0, stop, size):
+            low = start + rank * own
+            high = min(start + (rank + 1) * own, stop) if world > 1 else min(start + size, stop)
+            if order is None:
+                part: Tensor | slice = slice(low, high)
+                yield Raw(self.x[part], self._part(self.target, part), self._part(self.label, part))
+            else:
+                index = order[low:high]
+                yield Raw(self.x[index], self._part(self.target, index), self._part(self.label, index))
+
+    @staticmethod
+    def _part(values: Tensor | None, index: Tensor | slice) -> Tensor | None:
+        return None if values is None else values[index]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The four disjoint splits, with the scaling fitted on train alone."""
+
+    spec: RowSpec
+    scaling: Any
+    """`raeflow.data.scaling.Scaling`."""
+    train: RowSource
+    """Normal rows (those that `Data.normal` keeps)."""
+    validate: Rows
+    """Normal rows for selection and early stopping."""
+    calibrate: Rows | None
+    """Normal rows for the threshold."""
+    test: Rows | None
+    """All held-out rows, for the report alone."""
+    labelled: Rows | None = None
+    """All validation rows with `anomaly` known, for selection by labels."""
+    fingerprint: str = ""
+    """Hash of what was read: files, row groups, columns and split rule."""
+
+    def for_search(self) -> Splits:
+        """Without calibrate and test: what a search may see."""
+        return replace(self, calibrate=None, test=None)

@@ -1,0 +1,291 @@
+"""Frozen records that say what to do: `Study`, `Data`, `Training`, `Search`, `Calibration`, `Cluster`.
+
+Every default of raeflow lives in this file. A record is checked when it is built, so a mistake is
+refused in one sentence before any data is read or any cluster starts. Nothing here imports torch,
+ray, mlflow or pyarrow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from raeflow.errors import RaeflowError
+
+if TYPE_CHECKING:
+    from pyarrow.compute import Expression
+
+Filter = "Expression | Sequence[Any]"
+SPLITS = ("train", "validate", "calibrate", "test")
+
+
+def _refuse(what: str) -> None:
+    raise RaeflowError(what)
+
+
+def _positive(owner: str, **values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            _refuse(f"{owner}({name}={value!r}): {name} must be greater than 0")
+
+
+def _one_of(owner: str, name: str, value: object, allowed: Sequence[object]) -> None:
+    if value not in allowed:
+        listed = ", ".join(repr(a) for a in allowed)
+        _refuse(f"{owner}({name}={value!r}): {name} must be one of {listed}")
+
+
+def _tuple(value: Any) -> Any:
+    """Lists become tuples so that a record stays hashable and cannot be changed behind its back."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_tuple(v) for v in value)
+    return value
+
+
+def _paths(owner: str, name: str, value: Any, optional: bool = True) -> tuple[str, ...] | None:
+    if value is None and optional:
+        return None
+    listed = (value,) if isinstance(value, (str, Path)) else tuple(value or ())
+    if not listed or not all(isinstance(p, (str, Path)) and str(p) for p in listed):
+        _refuse(f"{owner}({name}={value!r}): {name} must be a path, glob, URI or named set, or several of them")
+    return tuple(str(p) for p in listed)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which Parquet holds the rows, and which columns are the row.
+
+    A row is several numeric columns (shape `(F,)`), or one list, fixed-size-list or fixed-shape-tensor
+    column, or one column of encoded images (bytes, or a struct of bytes and path).
+    """
+
+    source: str | Path | Sequence[str | Path]
+    """Path, folder, glob or URI of Parquet files, several of them, or a named set such as `mnist`, `digits`."""
+    columns: str | Sequence[str] | None = None
+    """The column, or the numeric columns, that are the row; None takes the only candidate there is."""
+    label: str | None = None
+    """Column of the class or of 0/1 anomaly flags. Never used to train a detector or to search, unless asked."""
+    target: str | None = None
+    """Column with the clean row that a denoiser must return; same type as the row's."""
+    normal: Any = None
+    """Rows to train, validate and calibrate on: a pyarrow filter expression, or tuples as in
+    `[("label", "!=", 3)]` (a list is a conjunction, a list of lists a disjunction of conjunctions)."""
+    anomaly: Any = None
+    """Which rows count as anomalies when judging. None: those that `normal` excludes, else label != 0."""
+    shape: Sequence[int] | None = None
+    """Shape of a row: (F,) table, (C, L) signal, (C, H, W) image. None reads it from type or metadata."""
+    layout: Literal["CHW", "HWC"] | None = None
+    """How the values of an image lie in the column. None reads schema metadata, else CHW."""
+    split: str | None = None
+    """Column that says train, validate, calibrate or test; `hash` hashes the row; None: what a named set
+    declares, else hash. Rows of `train` are hashed further where validate or calibrate is not there."""
+    validate: str | Sequence[str] | None = None
+    """Separate files for a split, named like `source`."""
+    calibrate: str | Sequence[str] | None = None
+    test: str | Sequence[str] | None = None
+    fractions: Sequence[float] = (0.6, 0.1, 0.1, 0.2)
+    """Shares of train, validate, calibrate, test where the hash decides; they add up to 1."""
+    scaling: Literal["auto", "standard", "unit", "signal", "global", "none"] = "auto"
+    """standard: each feature to mean 0, std 1. unit: to 0-1. signal: each signal by its own mean and std.
+    global: one mean and std for all. auto: standard for tables, global for signals, unit for images."""
+    memory: int = 4 << 30
+    """Bytes of row tensors to hold resident; larger data are streamed while training."""
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "source", _paths("Data", "source", self.source, optional=False))
+        for name in ("validate", "calibrate", "test"):
+            put(self, name, _paths("Data", name, getattr(self, name)))
+        columns = (self.columns,) if isinstance(self.columns, str) else _tuple(self.columns)
+        if columns is not None and (not columns or not all(isinstance(c, str) and c for c in columns)):
+            _refuse(f"Data(columns={self.columns!r}): columns must be a column name or several of them")
+        if columns is not None and len(set(columns)) < len(columns):
+            _refuse(f"Data(columns={self.columns!r}): a column is named twice")
+        put(self, "columns", columns)
+        for name in ("normal", "anomaly"):
+            put(self, name, _tuple(getattr(self, name)))
+        if self.shape is not None:
+            shape = _tuple(self.shape)
+            if not (isinstance(shape, tuple) and 1 <= len(shape) <= 3 and all(isinstance(n, int) and n > 0 for n in shape)):
+                _refuse(f"Data(shape={self.shape!r}): a row's shape is (F,), (C, L) or (C, H, W) with sizes above 0")
+            put(self, "shape", shape)
+        fractions = tuple(float(f) for f in self.fractions)
+        if len(fractions) != 4 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+            _refuse(f"Data(fractions={self.fractions!r}): four shares of train, validate, calibrate and test that add up to 1")
+        put(self, "fractions", fractions)
+        _one_of("Data", "layout", self.layout, (None, "CHW", "HWC"))
+        _one_of("Data", "scaling", self.scaling, ("auto", "standard", "unit", "signal", "global", "none"))
+        _positive("Data", memory=self.memory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How one model is trained."""
+
+    epochs: int = 50
+    """Passes over the train split; variants with phases divide them by progress."""
+    batch_size: int = 256
+    """Rows a step, over all workers together."""
+    patience: int | None = 10
+    """Epochs without a lower validation loss before training stops and the best weights are restored;
+    None trains every epoch and keeps the last weights."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16 runs the forward pass under autocast; weights and gradient penalties stay float32."""
+    device: str = "auto"
+    """auto (cuda where there is one), cpu, cuda, cuda:1."""
+
+    def __post_init__(self) -> None:
+        _positive("Training", epochs=self.epochs, batch_size=self.batch_size, patience=self.patience)
+        _one_of("Training", "precision", self.precision, ("float32", "bf16"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How variants and hyperparameters are searched."""
+
+    trials: int = 24
+    """How many models are tried; the first of each variant has the values of its source."""
+    epochs: int | None = None
+    """Epochs a trial; None takes `Training.epochs`."""
+    selection: Literal["synthetic", "validation_loss", "labels"] = "synthetic"
+    """What compares trials: AUROC against synthetic anomalies made from validation rows (needs no label),
+    mean validation loss (one variant only), or AUROC on labelled validation rows."""
+    slots: int | None = None
+    """Trials at a time; None: as many as `cpus` and `gpus` a trial fit on the machine or cluster."""
+    cpus: float = 1
+    """Cores, and torch threads, of one trial."""
+    gpus: float = 0
+    workers: int = 1
+    """Above 1 every trial is itself a Ray Train run of so many workers."""
+    stop_early: bool = True
+    """ASHA ends weak trials early."""
+    storage: str | None = None
+    """SQLAlchemy URL of Optuna's database; None: a sqlite file in the study's folder."""
+
+    def __post_init__(self) -> None:
+        _positive("Search", trials=self.trials, epochs=self.epochs, slots=self.slots, cpus=self.cpus, workers=self.workers)
+        _one_of("Search", "selection", self.selection, ("synthetic", "validation_loss", "labels"))
+        if self.gpus < 0:
+            _refuse(f"Search(gpus={self.gpus!r}): gpus must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How held-out scores become the alarm threshold."""
+
+    method: Literal["mean_std", "quantile", "median_mad"] = "mean_std"
+    k: float = 1.0
+    """Threshold = mean + k std (k = 1 as in the source), or median + k MAD."""
+    quantile: float = 0.99
+    """Share of normal rows below the threshold, for `quantile`."""
+    per: Literal["row", "batch"] = "row"
+    """Losses of rows, or means over batches of `batch_size` rows as the source took them."""
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        _one_of("Calibration", "method", self.method, ("mean_std", "quantile", "median_mad"))
+        _one_of("Calibration", "per", self.per, ("row", "batch"))
+        _positive("Calibration", batch_size=self.batch_size)
+        if not 0 < self.quantile < 1:
+            _refuse(f"Calibration(quantile={self.quantile!r}): quantile must lie between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """What the final training and batch scoring run on."""
+
+    workers: int = 0
+    """Ray Train workers of the final training; 0 trains in the calling process (Ray Train's local mode)."""
+    gpu: bool = False
+    """One GPU for each worker."""
+    scorers: int = 0
+    """Actors that score fragments; 0 scores in a plain loop in the calling process."""
+    max_failures: int = 2
+    """Restarts of a training run whose worker or node died."""
+    storage: str | None = None
+    """Path or URI for checkpoints that all nodes can reach; None: the study's folder."""
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "scorers", "max_failures"):
+            if getattr(self, name) < 0:
+                _refuse(f"Cluster({name}={getattr(self, name)!r}): {name} must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One question: which model fits these rows, and which of them are anomalous?"""
+
+    name: str
+    data: Data
+    variants: Sequence[str] = ("autoencoder", "vae", "wgan_gp")
+    training: Training = field(default_factory=Training)
+    search: Search = field(default_factory=Search)
+    calibration: Calibration = field(default_factory=Calibration)
+    cluster: Cluster = field(default_factory=Cluster)
+    hyper: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Hyperparameters held fixed, by variant: `{"autoencoder": {"latent": 20}}`; the search leaves them alone."""
+    committee: int = 1
+    """Detector of so many best trials, averaging their standardised log-scores."""
+    refit: bool | None = None
+    """Train the chosen configurations again with the whole `training`; None: only where committee is 1."""
+    seed: int = 0
+    home: str = "runs"
+    """Folder in which the study keeps its own folder, named like the study."""
+    tracking: str | None = None
+    """MLflow tracking URI; None: a sqlite file in `home`."""
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.name or ""):
+            _refuse(f"Study(name={self.name!r}): a name is made of letters, digits, '_' and '-'")
+        if not isinstance(self.data, Data):
+            _refuse(f"Study(data={self.data!r}): data must be a raeflow.Data record")
+        variants = (self.variants,) if isinstance(self.variants, str) else tuple(self.variants)
+        put(self, "variants", variants)
+        known = variant_names()
+        for name in (*variants, *self.hyper):
+            _one_of("Study", "variants", name, known)
+        if not variants or len(set(variants)) < len(variants):
+            _refuse(f"Study(variants={variants!r}): at least one variant, each once")
+        _positive("Study", committee=self.committee)
+        if self.committee > self.search.trials:
+            _refuse(f"Study(committee={self.committee}): a committee cannot outnumber Search(trials={self.search.trials})")
+        if self.search.selection == "validation_loss" and len(variants) > 1:
+            _refuse(
+                f"Search(selection='validation_loss'): losses of {', '.join(variants)} are not comparable; "
+                "choose 'synthetic', or one variant"
+            )
+        if self.search.selection == "labels" and self.data.label is None:
+            _refuse("Search(selection='labels'): Data(label=...) must name the column of labels")
+
+    @property
+    def folder(self) -> Path:
+        """Where the study keeps what it makes."""
+        return Path(self.home) / self.name
+
+    def but(self, **changes: Any) -> Study:
+        """The same study with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def variant_names() -> tuple[str, ...]:
+    """Names of the variants there are: the file names of `raeflow/variants`, found without importing them."""
+    folder = Path(__file__).parent / "variants"
+    return tuple(sorted(f.stem for f in folder.glob("*.py") if not f.name.startswith("_")))
+
+
+def to_json(record: Any) -> Any:
+    """A record as plain JSON values; a pyarrow expression becomes its text."""
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        return {f.name: to_json(getattr(record, f.name)) for f in dataclasses.fields(record)}
+    if isinstance(record, dict):
+        return {str(k): to_json(v) for k, v in record.items()}
+    if isinstance(record, (list, tuple)):
+        return [to_json(v) for v in record]
+    if record is None or isinstance(record, (str, int, float, bool)):
+        return record
+    return str(record)

@@ -1,0 +1,272 @@
+"""The one loop for every variant, autoencoder and GAN alike, in plain torch.
+
+`epochs` is a generator: it yields after each epoch and the caller decides (report, prune, checkpoint,
+stop). Under torch.distributed it is the same loop: gradients of each player are averaged in one flat
+all-reduce, so a gradient penalty and a two-player game are as right on N workers as on one.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from raeflow import checkpoint, variants
+from raeflow.data.rows import Raw, Rows, RowSource, Splits
+from raeflow.errors import RaeflowError
+from raeflow.study import Training
+from raeflow.variants._contract import Batch, Variant
+
+SCORE_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What the loop yields."""
+
+    number: int
+    """Epochs done, from 1."""
+    losses: dict[str, float]
+    """Mean training loss of each player."""
+    validation_loss: float
+    """Mean score of the validation rows."""
+    settled: bool
+    """Whether validation losses can be compared yet (see `Variant.settled_from`)."""
+    last: bool
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model: enough to build it again anywhere."""
+
+    variant: str
+    hyper: dict[str, Any]
+    shape: tuple[int, ...]
+    weights: dict[str, Tensor]
+    """Model's state on the CPU; the scaling is the splits'."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """One record per epoch: epoch, validation_loss, loss_<player>."""
+    best_epoch: int = 0
+
+    def model(self) -> Variant:
+        """The model in evaluation mode, on the CPU."""
+        model: Variant = variants.build(self.variant, self.shape, self.hyper)
+        model.load_state_dict(self.weights)
+        return model.eval()
+
+
+class Run:
+    """One training run: model, optimisers, noise and position; what a checkpoint holds."""
+
+    def __init__(self, variant: str, hyper: dict[str, Any], splits: Splits, training: Training, seed: int = 0) -> None:
+        self.variant, self.hyper, self.splits, self.training, self.seed = variant, hyper, splits, training, seed
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.device = resolve_device(training.device)
+        self.size = check_batch(splits.train, training.batch_size, self.world)
+        torch.manual_seed(seed)  # the same weights on every worker
+        self.model: Variant = variants.build(variant, splits.spec.shape, hyper).to(self.device)
+        self.optimizers = self.model.optimizers()
+        self.players = owned(self.model, self.optimizers)
+        torch.manual_seed(seed + self.rank)  # dropout differs between workers
+        self.noise = torch.Generator(self.device).manual_seed(seed + 1)
+        self.scaling = copy.deepcopy(splits.scaling).to(self.device)  # the splits' own stays where it is
+        self.train = to_device(splits.train, self.device)
+        self.validate = to_device(splits.validate, self.device)
+        self.done = 0
+        self.history: list[dict[str, float]] = []
+        self.best_loss, self.best_epoch = math.inf, 0
+        self.best: dict[str, Tensor] | None = None
+
+    def epochs(self) -> Iterator[Epoch]:
+        """Train on from where the run stands; yields after each epoch."""
+        total = self.training.epochs
+        steps = max(1, step_count(len(self.train), self.size, self.world))
+        while self.done < total:
+            losses = self._train_epoch(self.done, steps, total)
+            self.done += 1
+            settled = self.done / total >= self.model.settled_from
+            validation = self._validate()
+            if not math.isfinite(validation) or not all(map(math.isfinite, losses.values())):
+                raise Diverged(f"{self.variant} diverged in epoch {self.done}: losses {losses}, validation loss {validation}")
+            self.history.append({"epoch": self.done, "validation_loss": validation, **{f"loss_{p}": v for p, v in losses.items()}})
+            if settled and validation < self.best_loss:
+                self.best_loss, self.best_epoch = validation, self.done
+                if self.training.patience is not None:
+                    self.best = snapshot(self.model)
+            weary = self.training.patience is not None and settled and self.done - self.best_epoch >= self.training.patience
+            yield Epoch(self.done, losses, validation, settled, last=self.done == total or weary)
+            if weary:
+                break
+
+    def _train_epoch(self, epoch: int, steps: int, total: int) -> dict[str, float]:
+        self.model.train()
+        sums: dict[str, Tensor] = {}
+        counts: dict[str, int] = {}
+        raws = self.train.batches(self.size, seed=self.seed, epoch=epoch, rank=self.rank, world=self.world)
+        for step, raw in enumerate(raws):
+            batch = self._batch(raw)
+            turns = self.model.turns(batch, (epoch + min(step / steps, 1.0)) / total)
+            while True:
+                with self._autocast():
+                    turn = next(turns, None)
+                if turn is None:
+                    break
+                player, loss = turn
+                self._step(player, loss)
+                sums[player] = sums[player] + loss.detach() if player in sums else loss.detach()
+                counts[player] = counts.get(player, 0) + 1
+        if not sums:
+            raise RaeflowError(f"{self.variant} took no step: {len(self.train)} training rows for batches of {self.size}")
+        return {player: float(value) / counts[player] for player, value in sums.items()}
+
+    def _step(self, player: str, loss: Tensor) -> None:
+        optimizer, parameters = self.optimizers[player], self.players[player]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward(inputs=parameters)
+        if self.world > 1:
+            average(parameters, self.world)
+        optimizer.step()
+
+    def _batch(self, raw: Raw) -> Batch:
+        with torch.no_grad():
+            x = self.scaling(raw.x.to(self.device, non_blocking=True))
+            target = None if raw.target is None else self.scaling(raw.target.to(self.device, non_blocking=True))
+        label = None if raw.label is None else raw.label.to(self.device, non_blocking=True)
+        return Batch(x, target, label, self.noise, self.rank, self.world)
+
+    def _autocast(self) -> Any:
+        if self.training.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _validate(self) -> float:
+        return float(scores(self.model, self.scaling, self.validate).mean())
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on bit for bit: nested dicts of tensors and plain values."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizers": {player: o.state_dict() for player, o in self.optimizers.items()},
+            "best": self.best,
+            "rng": {"global": torch.get_rng_state(), "noise": self.noise.get_state()},
+            "position": {
+                "done": self.done, "history": self.history, "best_loss": self.best_loss, "best_epoch": self.best_epoch,
+                "variant": self.variant, "hyper": self.hyper, "seed": self.seed,
+            },
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint (safetensors and JSON, whole or not at all)."""
+        checkpoint.save(folder, self.state())
+
+    def resume(self, folder: Path) -> None:
+        """Take up a checkpoint that `save` wrote for the same variant, hyperparameters and seed."""
+        state = checkpoint.load(folder)
+        at = state["position"]
+        mine = checkpoint.plain({"variant": self.variant, "hyper": self.hyper, "seed": self.seed})
+        for name, value in mine.items():
+            if at[name] != value:
+                raise RaeflowError(f"checkpoint {folder} has {name} {at[name]!r}, this run has {value!r}")
+        self.model.load_state_dict(state["model"])
+        for player, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][player])
+        self.best = state["best"]
+        self.done, self.history = at["done"], at["history"]
+        self.best_loss, self.best_epoch = at["best_loss"], at["best_epoch"]
+        if self.rank == 0:
+            torch.set_rng_state(state["rng"]["global"])
+        self.noise.set_state(state["rng"]["noise"])
+
+    def fitted(self) -> Fitted:
+        """The model as it should be used: best weights where patience watched over them, else the last."""
+        weights = self.best if self.best is not None else snapshot(self.model)
+        epoch = self.best_epoch if self.best is not None else self.done
+        return Fitted(
+            self.variant, self.hyper, self.splits.spec.shape, {k: v.cpu() for k, v in weights.items()}, self.history, epoch
+        )
+
+
+class Diverged(RaeflowError):
+    """A loss became NaN or infinite."""
+
+
+def fit(variant: str, hyper: dict[str, Any], splits: Splits, training: Training, seed: int = 0) -> Fitted:
+    """Train one variant to the end in this process; `splits` give rows, shape and scaling."""
+    run = Run(variant, hyper, splits, training, seed)
+    for _ in run.epochs():
+        pass
+    return run.fitted()
+
+
+@torch.no_grad()
+def scores(model: Variant, scaling: nn.Module, rows: Rows, size: int = SCORE_BATCH) -> Tensor:
+    """Scores (N,) of unscaled rows, float32, on the model's device; the model is left in evaluation mode."""
+    model.eval()
+    device = next(model.parameters()).device
+    parts = [model.score(scaling(raw.x.to(device))).float() for raw in rows.batches(size)]
+    return torch.cat(parts) if parts else torch.empty(0)
+
+
+def resolve_device(device: str) -> torch.device:
+    """auto takes cuda where there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise RaeflowError(f"Training(device={device!r}): this machine has no such device ({str(error).splitlines()[0]})") from error
+
+
+def check_batch(train: RowSource, size: int, world: int) -> int:
+    """The global batch size, refused where it cannot be shared evenly or filled once."""
+    if size % world:
+        raise RaeflowError(f"Training(batch_size={size}): {world} workers cannot share {size} rows evenly")
+    if len(train) < size:
+        raise RaeflowError(f"Training(batch_size={size}): the train split has {len(train)} rows, fewer than one batch")
+    return size
+
+
+def step_count(rows: int, size: int, world: int) -> int:
+    """Steps of an epoch, as `RowSource.batches` cuts them."""
+    return rows // size if world > 1 else -(-rows // size)
+
+
+def owned(model: nn.Module, optimizers: dict[str, Any]) -> dict[str, list[Tensor]]:
+    """Parameters of each player; every parameter must have exactly one owner."""
+    players = {name: [p for group in o.param_groups for p in group["params"]] for name, o in optimizers.items()}
+    ids = [id(p) for parameters in players.values() for p in parameters]
+    if sorted(ids) != sorted(id(p) for p in model.parameters()):
+        raise TypeError(f"{type(model).__module__}: the optimisers must own every parameter exactly once")
+    return players
+
+
+def average(parameters: list[Tensor], world: int) -> None:
+    """Average the gradients over all workers in one flat all-reduce; a missing gradient counts as zero."""
+    for p in parameters:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    flat = torch.cat([p.grad.reshape(-1) for p in parameters if p.grad is not None])
+    dist.all_reduce(flat)
+    flat /= world
+    offset = 0
+    for p in parameters:
+        if p.grad is not None:
+            p.grad.copy_(flat[offset : offset + p.numel()].view_as(p))
+        offset += p.numel()
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+
+def to_device(rows: Any, device: torch.device) -> Any:
+    """Resident rows move once, whole, to an accelerator; streams stay where they are."""
+    return rows.to(device) if isinstance(rows, Rows) and device.type != "cpu" else rows

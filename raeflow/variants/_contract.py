@@ -1,0 +1,103 @@
+"""The contract every variant keeps: one abstract class, one batch record, two optional abilities.
+
+A variant is a file beside this one that defines four names:
+
+- `Hyper`: frozen dataclass; every field has a default and one line of meaning, range and source;
+- `published(shape) -> Hyper`: the source's own values, fitted to a row of this shape (first trial of a search);
+- `space(trial, shape) -> Hyper`: ordinary Optuna code; suggested names are exactly Hyper's fields;
+- `Model(shape, hyper)`: the `Variant`.
+
+Shapes: B rows of a batch, Z codes; a row is (F,), (C, L) or (C, H, W).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Scaled rows of one step, and the only source of randomness a variant may use while training.
+
+    Noise is drawn for the whole global batch from a generator that every worker holds in the same
+    state, and each worker keeps its own rows of it: so N workers see the noise that one would.
+    """
+
+    x: Tensor
+    """(B, *shape) float32, scaled."""
+    target: Tensor | None = None
+    """(B, *shape) clean rows, scaled like x, where the data have them."""
+    label: Tensor | None = None
+    """(B,) int64 classes, where the data have them."""
+    generator: torch.Generator | None = None
+    rank: int = 0
+    world: int = 1
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal noise (B, *shape) on the batch's device."""
+        return self._own(torch.randn, shape)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform noise in [0, 1), (B, *shape), on the batch's device."""
+        return self._own(torch.rand, shape)
+
+    def _own(self, draw, shape: Shape) -> Tensor:
+        rows = self.x.shape[0]
+        drawn = draw((rows * self.world, *shape), generator=self.generator, device=self.x.device)
+        return drawn[self.rank * rows : (self.rank + 1) * rows]
+
+
+class Variant(nn.Module, ABC):
+    """An objective over rows of one shape; built as `Model(shape, hyper)`."""
+
+    settled_from: float = 0.0
+    """Progress from which validation losses can be compared: before it nobody stops or selects by them
+    (a GAN's encoder, say, only starts when the game is over)."""
+
+    @abstractmethod
+    def optimizers(self) -> dict[str, Optimizer]:
+        """One optimiser for each player; together they own every parameter exactly once."""
+
+    @abstractmethod
+    def turns(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:
+        """Yield (player, scalar loss); the caller steps that player alone, then resumes the generator.
+
+        `progress` in [0, 1) is the share of all training steps done. Randomness comes from
+        `batch.normal` and `batch.uniform` alone.
+        """
+
+    @abstractmethod
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """(B, *shape) scaled rows to (B, *shape), deterministic."""
+
+    @abstractmethod
+    def score(self, x: Tensor) -> Tensor:
+        """(B, *shape) scaled rows to (B,) scores, higher is stranger; a row's score ignores its neighbours."""
+
+
+@runtime_checkable
+class Latent(Protocol):
+    """Variants with a code for each row."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(B, *shape) to (B, Z)."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """(B, Z) to (B, *shape)."""
+
+
+@runtime_checkable
+class Generative(Protocol):
+    """Variants that draw new rows."""
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """(count, *shape) new rows, scaled."""
