@@ -67,6 +67,17 @@ def write_folder(folder: Path, write: Any) -> None:
         raise
 
 
+def write_file(path: Path, write: Any) -> None:
+    """Call `write(temporary)` and move the finished file into place."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def _split(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """The JSON tree of `value`; its tensors go to `tensors` under their path. Dicts keep the type of their keys."""
     if isinstance(value, Tensor):

@@ -1,0 +1,311 @@
+"""The verbs in order: search, train, calibrate, score, report; `run` does them all.
+
+Each verb keeps its result in the study's folder under a key made of everything that went into it, so
+a verb that is called again with nothing changed takes up what is there, and a killed study goes on
+where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raeflow import checkpoint
+from raeflow.errors import RaeflowError
+from raeflow.study import Study, to_json
+
+if TYPE_CHECKING:
+    from raeflow.data.rows import Splits
+    from raeflow.detector import Detector
+    from raeflow.scoring import Summary
+    from raeflow.selection import Trial
+    from raeflow.tracking import Tracker
+    from raeflow.training import Fitted
+
+Say = Callable[[str], None]
+
+
+def _say(line: str) -> None:
+    """Progress goes to stderr, so that stdout holds results alone."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a whole study found, and where it is kept."""
+
+    study: Study
+    trials: list[Trial]
+    detector: Detector
+    metrics: dict[str, float]
+    """AUROC, AP and the rest on the test split; empty where no truth is known."""
+    baseline: dict[str, float]
+    """scikit-learn's IsolationForest on the same split; empty where no truth is known."""
+    summary: Summary
+    report: Path
+    table: str
+    model_uri: str
+    splits: Splits = field(repr=False)
+
+
+class Session:
+    """One study at work: its data, tracker and folder, opened once and shared by the verbs."""
+
+    def __init__(self, study: Study, say: Say | None = None, fresh: bool = False) -> None:
+        from raeflow.data import load, resolve
+        from raeflow.tracking import Tracker
+        from raeflow.training import check_batch, resolve_device
+
+        self.study = study.but(data=resolve(study.data))
+        self.say: Say = say or _say
+        resolve_device(study.training.device)
+        self.splits: Splits = load(self.study.data)
+        check_batch(self.splits.train, study.training.batch_size, max(1, study.cluster.workers))
+        self.check_shapes()
+        if fresh and self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.claim()
+        self.tracker: Tracker = Tracker(self.study, fingerprint=self.splits.fingerprint)
+        counts = {name: 0 if rows is None else len(rows) for name, rows in self._parts().items()}
+        listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        self.say(f"{study.name}: rows of shape {self.splits.spec.shape}: {listed}")
+
+    @property
+    def folder(self) -> Path:
+        return self.study.folder
+
+    def _parts(self) -> dict[str, Any]:
+        return {name: getattr(self.splits, name) for name in ("train", "validate", "calibrate", "test")}
+
+    def check_shapes(self) -> None:
+        """Every variant must be able to build its published model for these rows, before anything starts."""
+        from raeflow import variants
+
+        for name in self.study.variants:
+            fixed = self.study.hyper.get(name, {})
+            shape = self.splits.spec.shape
+            try:
+                variants.get(name).Model(shape, variants.hyper(name, fixed, variants.get(name).published(shape)))
+            except (ValueError, TypeError) as error:
+                raise RaeflowError(f"variant {name!r} cannot take rows of shape {shape} with {fixed or 'its defaults'}: {error}") from error
+
+    def claim(self) -> None:
+        """Refuse to mix two different studies in one folder."""
+        path = self.folder / "study.json"
+        mine = {"study": to_json(identity(self.study)), "data": self.splits.fingerprint}
+        if path.exists():
+            theirs = json.loads(path.read_text())
+            change = difference(theirs["identity"], mine)
+            if change:
+                raise RaeflowError(
+                    f"{self.folder} holds another study of this name ({change}): give this one a new name, or start over with --fresh"
+                )
+        write_json(path, {"identity": mine, "study": to_json(self.study)})
+
+    def search(self) -> list[Trial]:
+        """Search variants and hyperparameters; trials come back best first."""
+        from raeflow.cluster.search import search
+
+        self.say(f"searching {', '.join(self.study.variants)}: {self.study.search.trials} trials, judged by {self.study.search.selection}")
+        trials = search(self.study, self.splits, on_trial=self.tracker.trial, progress=self.say)
+        write_json(self.folder / "trials.json", [dataclasses.asdict(t) for t in trials])
+        return trials
+
+    def trials(self) -> list[Trial]:
+        """The trials of an earlier search, best first; none where there was none."""
+        from raeflow.selection import Trial
+
+        path = self.folder / "trials.json"
+        return [Trial(**values) for values in json.loads(path.read_text())] if path.exists() else []
+
+    def train(self, variant: str | None = None, force: bool = False) -> list[Fitted]:
+        """The models of the detector: the best trials, trained again in full where the study says so.
+
+        Without a search, or with `variant` named, that variant's published values are trained.
+        """
+        from raeflow.detector import load_fitted, save_fitted
+
+        chosen = self.choose(variant)
+        refit = self.study.refit if self.study.refit is not None else self.study.committee == 1
+        fitted: list[Fitted] = []
+        for number, (name, hyper, folder) in enumerate(chosen):
+            place = self.folder / "models" / str(number)
+            key = digest(name, hyper, refit or folder is None, to_json(self.study.training), self.study.seed)
+            if not force and read_key(place) == key:
+                fitted.append(load_fitted(place))
+                self.say(f"model {number + 1}/{len(chosen)}: {name} kept from an earlier run")
+                continue
+            model = load_fitted(Path(folder)) if folder and not refit else self._fit(name, hyper, number, len(chosen))
+            save_fitted(model, place)
+            write_json(place / "key.json", key)
+            fitted.append(model)
+        for stale in sorted((self.folder / "models").glob("[0-9]*")):
+            if int(stale.name) >= len(chosen):
+                shutil.rmtree(stale)
+        return fitted
+
+    def choose(self, variant: str | None = None) -> list[tuple[str, dict[str, Any], str | None]]:
+        """(variant, hyperparameters, folder of trained weights) of each member, best first."""
+        from raeflow import variants
+        from raeflow.selection import best
+
+        trials = [t for t in self.trials() if variant in (None, t.variant)]
+        if trials:
+            return [(t.variant, t.hyper, t.folder) for t in best(trials, self.study.committee)]
+        name = variant or self.study.variants[0]
+        published = variants.get(name).published(self.splits.spec.shape)
+        return [(name, dataclasses.asdict(variants.hyper(name, self.study.hyper.get(name, {}), published)), None)]
+
+    def _fit(self, name: str, hyper: dict[str, Any], number: int, count: int) -> Fitted:
+        from raeflow.cluster.train import train
+
+        self.say(f"training {name} ({number + 1}/{count}) for up to {self.study.training.epochs} epochs")
+        start = time.perf_counter()
+        fitted = train(self.study, name, hyper, self.splits, seed=self.study.seed)
+        seconds = time.perf_counter() - start
+        last = fitted.history[fitted.best_epoch - 1]
+        self.say(f"trained {name}: validation loss {last['validation_loss']:.6g} at epoch {fitted.best_epoch}, {seconds:.1f} s")
+        metrics = {"validation_loss": last["validation_loss"], "best_epoch": float(fitted.best_epoch), "seconds": seconds}
+        self.tracker.step(f"train {name}", {"variant": name, **hyper}, metrics, fitted.history)
+        return fitted
+
+    def calibrate(self, fitted: Sequence[Fitted] | None = None) -> Detector:
+        """Set the threshold on the calibrate split, save and register the detector."""
+        from raeflow.detector import Detector, load_fitted
+
+        if fitted is None:
+            places = sorted((self.folder / "models").glob("[0-9]*"), key=lambda p: int(p.name))
+            if not places:
+                raise RaeflowError(f"{self.folder} holds no trained model yet: run `raeflow train` first")
+            fitted = [load_fitted(place) for place in places]
+        detector = Detector.assemble(fitted, self.splits, self.study.calibration)
+        detector.save(self.folder / "detector")
+        t = detector.threshold
+        self.say(
+            f"calibrated on {t.count:,} losses: threshold {t.value:.6g} ({t.method}); on normal rows expect "
+            f"{t.alert_rate:.2%} alerts ({t.alert_low:.2%} to {t.alert_high:.2%} with 95 % confidence)"
+        )
+        values = {k: float(v) for k, v in t.to_json().items() if isinstance(v, (int, float))}
+        self.tracker.step("calibrate", to_json(self.study.calibration), values)
+        return detector
+
+    def register(self, detector: Detector) -> str:
+        """Log the detector as a model of MLflow, registered under the study's name; its URI."""
+        example = self.splits.validate.x[:2].numpy()
+        return self.tracker.detector(detector, self.folder / "detector", example)
+
+    def score(self, detector: Detector) -> Summary:
+        """Score every row of the study's own Parquet into `<folder>/scored`."""
+        data = self.study.data
+        sources = [p for part in (data.source, data.validate, data.calibrate, data.test) if part for p in part]
+        summary = score(self.folder / "detector", sources, self.folder / "scored", self.study.cluster.scorers, say=self.say, detector=detector)
+        numbers = {"rows": float(summary.rows), "alerts": float(summary.alerts), "seconds": summary.seconds}
+        self.tracker.step("score", {"detector": detector.id, "out": str(summary.out)}, numbers)
+        return summary
+
+    def report(self, detector: Detector) -> tuple[dict[str, float], dict[str, float], Path, str]:
+        """Test metrics, the baseline's, the page and the table."""
+        from raeflow import report
+
+        trials = self.trials()
+        metrics = report.judge_test(detector, self.splits)
+        baseline = report.isolation_forest(self.splits, seed=self.study.seed) if metrics else {}
+        page = report.write(self.study, trials, detector, self.splits, self.folder / "report.html")
+        table = report.table(trials, detector, self.splits, metrics, baseline)
+        self.tracker.step("report", {}, metrics, artifacts=[page])
+        return metrics, baseline, page, table
+
+
+def run(study: Study, say: Say | None = None, fresh: bool = False) -> Outcome:
+    """The whole way: search, train, calibrate, register, score, report.
+
+    Raises RaeflowError with one sentence where something is wrong with the study or its data.
+    """
+    session = Session(study, say, fresh)
+    status = "FAILED"
+    try:
+        trials = session.search()
+        detector = session.calibrate(session.train())
+        uri = session.register(detector)
+        summary = session.score(detector)
+        metrics, baseline, page, table = session.report(detector)
+        status = "FINISHED"
+        return Outcome(session.study, trials, detector, metrics, baseline, summary, page, table, uri, session.splits)
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        session.tracker.finish(status)
+
+
+def score(
+    folder: str | Path,
+    sources: Sequence[str],
+    out: str | Path,
+    scorers: int = 0,
+    *,
+    gpus: float = 0,
+    columns: Sequence[str] | None = None,
+    say: Say | None = None,
+    detector: Detector | None = None,
+) -> Summary:
+    """Score Parquet with a saved detector, in this process or on `scorers` Ray actors."""
+    from raeflow.detector import Detector
+
+    progress = say or _say
+    if scorers:
+        from raeflow.cluster.score import score as spread
+
+        return spread(Path(folder), sources, str(out), scorers=scorers, gpus=gpus, columns=columns, progress=progress)
+    from raeflow.scoring import score as plain
+
+    return plain(detector or Detector.load(Path(folder)), sources, str(out), columns=columns, progress=progress)
+
+
+def identity(study: Study) -> dict[str, Any]:
+    """The part of a study that its trials depend on: change it, and old trials no longer answer it."""
+    search = {k: v for k, v in to_json(study.search).items() if k in ("epochs", "selection", "stop_early")}
+    return {
+        "variants": list(study.variants), "training": to_json(study.training), "search": search,
+        "hyper": to_json(study.hyper), "seed": study.seed,
+    }  # fmt: skip
+
+
+def difference(old: Any, new: Any, path: str = "") -> str:
+    """The first value in which two JSON trees differ, in words; empty where they are the same."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            found = difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            if found:
+                return found
+        return ""
+    return "" if old == new else f"{path.removeprefix('study.')} was {old!r}, now {new!r}"
+
+
+def digest(*values: Any) -> str:
+    """Key of everything that goes into a result."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def read_key(place: Path) -> str | None:
+    path = place / "key.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, default=str))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_file(path, lambda temporary: temporary.write_text(text))

@@ -1,0 +1,201 @@
+"""What each verb of the command line does: call the pipeline, print the result, where it is, and what comes next."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from raeflow import pipeline
+from raeflow.errors import RaeflowError
+from raeflow.study import Study
+
+
+def study(study: Study, module: Any, arguments: argparse.Namespace) -> int:
+    """`raeflow study`: everything in turn; a study's own `conclude(outcome) -> str` adds to what is printed."""
+    outcome = pipeline.run(study, fresh=arguments.fresh)
+    print(f"\n{outcome.table}")
+    conclude = getattr(module, "conclude", None)
+    if conclude is not None:
+        print(f"\n{conclude(outcome)}")
+    folder = outcome.study.folder
+    tracking = study.tracking or f"sqlite:///{Path(study.home).resolve() / 'mlflow.db'}"
+    print(
+        f"""
+report    {outcome.report}
+detector  {folder / "detector"}  (id {outcome.detector.id}, MLflow {outcome.model_uri})
+scored    {outcome.summary.out}  ({outcome.summary.rows:,} rows, {outcome.summary.alerts:,} alerts)
+search    {folder / "optuna.db"}
+lineage   mlflow ui --backend-store-uri {tracking}
+
+next      raeflow score {folder / "detector"} NEW.parquet --out scored"""
+    )
+    return 0
+
+
+def search(study: Study, _module: Any, arguments: argparse.Namespace) -> int:
+    """`raeflow search`."""
+    with _session(study, arguments.fresh) as session:
+        session.search()
+        print(_trial_table(session))
+    print(f"\ntrials    {study.folder / 'trials.json'}\nnext      raeflow train {arguments.study}{_home(arguments)}")
+    return 0
+
+
+def train(study: Study, _module: Any, arguments: argparse.Namespace) -> int:
+    """`raeflow train`."""
+    if arguments.variant and arguments.variant not in study.variants:
+        study = study.but(variants=(arguments.variant,))
+    with _session(study) as session:
+        for number, fitted in enumerate(session.train(arguments.variant, arguments.again)):
+            loss = fitted.history[fitted.best_epoch - 1]["validation_loss"]
+            place = study.folder / "models" / str(number)
+            print(f"{fitted.variant}: validation loss {loss:.6g} at epoch {fitted.best_epoch}, kept in {place}")
+    print(f"\nnext      raeflow calibrate {arguments.study}{_home(arguments)}")
+    return 0
+
+
+def calibrate(study: Study, _module: Any, arguments: argparse.Namespace) -> int:
+    """`raeflow calibrate`."""
+    with _session(study) as session:
+        detector = session.calibrate()
+        uri = session.register(detector)
+    folder = study.folder / "detector"
+    print(f"threshold {detector.threshold.value:.6g}\ndetector  {folder}  (id {detector.id}, MLflow {uri})")
+    print(f"\nnext      raeflow report {arguments.study}{_home(arguments)}\n          raeflow score {folder} NEW.parquet --out scored")
+    return 0
+
+
+def report(study: Study, _module: Any, arguments: argparse.Namespace) -> int:
+    """`raeflow report`."""
+    from raeflow.detector import Detector
+
+    folder = study.folder / "detector"
+    if not folder.exists():
+        raise RaeflowError(f"{folder} holds no detector yet: run `raeflow calibrate {arguments.study}` first")
+    with _session(study) as session:
+        _, _, page, table = session.report(Detector.load(folder))
+    print(f"{table}\n\nreport    {page}")
+    return 0
+
+
+def score(arguments: argparse.Namespace) -> int:
+    """`raeflow score`."""
+    folder = Path(arguments.detector)
+    if not (folder / "detector.json").exists() and (folder / "detector" / "detector.json").exists():
+        folder = folder / "detector"
+    columns = arguments.columns.split(",") if arguments.columns else None
+    summary = pipeline.score(folder, arguments.source, arguments.out, arguments.scorers, gpus=arguments.gpus, columns=columns)
+    rate = summary.rows / summary.seconds if summary.seconds else 0.0
+    share = summary.alerts / summary.rows if summary.rows else 0.0
+    print(f"scored    {summary.rows:,} rows in {summary.seconds:.1f} s ({rate:,.0f} rows/s), {summary.alerts:,} alerts ({share:.2%})")
+    print(f"out       {summary.out}  ({summary.fragments} fragments, {summary.skipped} already there)")
+    return 0
+
+
+def data(arguments: argparse.Namespace) -> int:
+    """`raeflow data list|show|fetch`."""
+    if arguments.act == "list":
+        return _list_sets()
+    if arguments.act == "fetch":
+        from raeflow.data.fetch import fetch
+
+        for path in fetch(arguments.name, Path(arguments.to) if arguments.to else None):
+            print(path)
+        return 0
+    return _show(arguments.source)
+
+
+def _list_sets() -> int:
+    from raeflow.data.sources import located, named
+
+    for name, entry in named().items():
+        print(f"{name:<24} {entry.title:<52} {located(name) or f'absent: raeflow data fetch {name}'}")
+    return 0
+
+
+def _show(source: list[str]) -> int:
+    from raeflow.data import load, resolve
+    from raeflow.study import Data
+
+    resolved = resolve(Data(source))
+    splits = load(resolved)
+    spec = splits.spec
+    print(f"row       {spec.shape} {spec.dtype} from {spec.kind} {', '.join(spec.columns)}, scaling {splits.scaling.mode}")
+    for name in ("train", "validate", "calibrate", "test"):
+        rows = getattr(splits, name)
+        anomalies = "" if rows is None or getattr(rows, "anomaly", None) is None else f", {int(rows.anomaly.sum()):,} anomalous"
+        print(f"{name:<9} {0 if rows is None else len(rows):,} rows{anomalies}")
+    return 0
+
+
+def variants(arguments: argparse.Namespace) -> int:
+    """`raeflow variants [NAME]`."""
+    from raeflow import variants as all_variants
+
+    if arguments.name is None:
+        for name in all_variants.names():
+            print(f"{name:<14} {(all_variants.get(name).__doc__ or '').strip().splitlines()[0]}")
+        return 0
+    module = all_variants.get(arguments.name)
+    print((module.__doc__ or "").strip() + "\n")
+    told = field_docs(module.Hyper)
+    for f in dataclasses.fields(module.Hyper):
+        print(f"{f.name:<14} {f.default!r:<16} {told.get(f.name, '')}")
+    return 0
+
+
+def field_docs(record: type) -> dict[str, str]:
+    """The one line below each field of a dataclass."""
+    import ast
+    import inspect
+    import textwrap
+
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(record))).body
+    body = tree.body if isinstance(tree, ast.ClassDef) else []
+    told: dict[str, str] = {}
+    for node, after in zip(body, body[1:], strict=False):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(after, ast.Expr):
+            text = getattr(after.value, "value", None)
+            if isinstance(text, str):
+                told[node.target.id] = " ".join(text.split())
+    return told
+
+
+def init(arguments: argparse.Namespace) -> int:
+    """`raeflow init`: a study file for the user's own rows, checked by reading their schema."""
+    from raeflow.init import study_text
+
+    name, text = study_text(arguments.source, arguments.name, arguments.label)
+    out = Path(arguments.out or f"{name}.py")
+    if out.exists():
+        raise RaeflowError(f"{out} is already there: name another file with --out")
+    pipeline.write_text(out, text)
+    print(f"wrote     {out}\nnext      raeflow study {out}")
+    return 0
+
+
+@contextmanager
+def _session(study: Study, fresh: bool = False) -> Iterator[pipeline.Session]:
+    """A pipeline session whose tracker is finished whatever happens."""
+    session = pipeline.Session(study, fresh=fresh)
+    status = "FAILED"
+    try:
+        yield session
+        status = "FINISHED"
+    finally:
+        session.tracker.finish(status)
+
+
+def _trial_table(session: pipeline.Session) -> str:
+    from raeflow import report
+
+    return report.table(session.trials(), None, session.splits, {}, {})
+
+
+def _home(arguments: argparse.Namespace) -> str:
+    return f" --home {arguments.home}" if arguments.home else ""
+
