@@ -1,0 +1,102 @@
+"""What a backbone is told (`Layers`) and what it gives back (`Backbone`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from raeflow.errors import RaeflowError
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": lambda: nn.LeakyReLU(0.2),
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "identity": nn.Identity,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """Hyperparameters that shape a network; every variant's `Hyper` has them.
+
+    The encoder is described from the row inwards, the decoder mirrors it.
+    """
+
+    backbone: str = "auto"
+    """auto (mlp for tables, conv for signals and images), mlp (any row, flattened) or conv."""
+    latent: int = 8
+    """Size of the code, from 1; a code as large as the row learns to copy it."""
+    width: int = 64
+    """Neurons of the first dense layer of an mlp; each further layer has half as many. 8 to 512 are common."""
+    channels: int = 16
+    """Channels of the first convolution; each further one has twice as many. 4 to 64 are common."""
+    depth: int = 2
+    """Hidden layers of encoder and decoder each; 0 leaves the linear maps to the code and back."""
+    layers: tuple[int, ...] = ()
+    """Sizes of the hidden layers (neurons, or channels) in place of `width`, `channels` and `depth`."""
+    kernels: tuple[int, ...] = ()
+    """Kernel of each convolution, default 3; 0 covers the whole map without padding, others are padded by k // 2."""
+    strides: tuple[int, ...] = ()
+    """Stride of each convolution, default 2."""
+    activation: str = "relu"
+    """relu, leaky_relu (0.2), elu, selu, gelu, silu, tanh; identity makes the whole network linear."""
+    feature_activation: bool = True
+    """Whether the activation also follows the layers next to the code; False leaves them linear."""
+
+    def __post_init__(self) -> None:
+        self.at_least(1, "latent", "width", "channels")
+        self.at_least(0, "depth")
+        self.one_of("backbone", ("auto", "mlp", "conv"))
+        self.one_of("activation", tuple(ACTIVATIONS))
+        for name, least in (("layers", 1), ("kernels", 0), ("strides", 1)):
+            values = getattr(self, name)
+            if not isinstance(values, tuple) or not all(isinstance(v, int) and v >= least for v in values):
+                raise RaeflowError(f"{name}={values!r}: {name} must be a tuple of whole numbers from {least}")
+        for name in ("kernels", "strides"):
+            if getattr(self, name) and len(getattr(self, name)) != self.count:
+                raise RaeflowError(f"{name}={getattr(self, name)!r}: one value for each of the {self.count} layers")
+
+    @property
+    def count(self) -> int:
+        """Hidden layers on each side of the code."""
+        return len(self.layers) or self.depth
+
+    def at_least(self, least: float, *names: str) -> None:
+        """Refuse fields below `least`."""
+        for name in names:
+            if not getattr(self, name) >= least:
+                raise RaeflowError(f"{name}={getattr(self, name)!r}: {name} must be at least {least}")
+
+    def above(self, bound: float, *names: str) -> None:
+        """Refuse fields that are not greater than `bound`."""
+        for name in names:
+            if not getattr(self, name) > bound:
+                raise RaeflowError(f"{name}={getattr(self, name)!r}: {name} must be greater than {bound}")
+
+    def one_of(self, name: str, allowed: tuple[str, ...]) -> None:
+        """Refuse a field whose value is not one of `allowed`."""
+        if getattr(self, name) not in allowed:
+            raise RaeflowError(f"{name}={getattr(self, name)!r}: {name} must be one of {', '.join(allowed)}")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Builders of the two halves of a network; each call builds one with weights of its own."""
+
+    features: int
+    """Values that the encoder gives and the decoder takes for each row."""
+    encoder: Callable[[], nn.Module]
+    """Builds (B, *shape) -> (B, features)."""
+    decoder: Callable[[], nn.Module]
+    """Builds (B, features) -> (B, *shape), linear at its end."""
+
+
+def activation(name: str) -> nn.Module:
+    """A fresh activation module."""
+    return ACTIVATIONS[name]()

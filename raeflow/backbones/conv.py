@@ -1,0 +1,74 @@
+"""Strided convolutions over signals (C, L) and images (C, H, W), mirrored by transposed ones.
+
+Any size is reconstructed exactly: what a stride rounds away on the way in, the output padding of the
+mirrored layer gives back.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import nn
+
+from raeflow.backbones._record import Backbone, Layers, activation
+
+Sizes = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One convolution: channels and map sizes on both of its sides."""
+
+    inner: int
+    outer: int
+    kernel: Sizes
+    stride: int
+    padding: Sizes
+    before: Sizes
+    after: Sizes
+
+    @property
+    def output_padding(self) -> Sizes:
+        return tuple((n + 2 * p - k) % self.stride for n, p, k in zip(self.before, self.padding, self.kernel, strict=True))
+
+
+def backbone(shape: tuple[int, ...], layers: Layers) -> Backbone:
+    """(B, C, *size) -> stages -> (B, c_k * prod(size_k)) and back."""
+    convolution, transposed = (nn.Conv1d, nn.ConvTranspose1d) if len(shape) == 2 else (nn.Conv2d, nn.ConvTranspose2d)
+    stages = _stages(shape, layers)
+    inmost = (stages[-1].outer, *stages[-1].after) if stages else shape
+
+    def encoder() -> nn.Module:
+        parts: list[nn.Module] = []
+        for index, s in enumerate(stages, start=1):
+            parts.append(convolution(s.inner, s.outer, s.kernel, s.stride, s.padding))
+            if index < len(stages) or layers.feature_activation:
+                parts.append(activation(layers.activation))
+        return nn.Sequential(*parts, nn.Flatten())
+
+    def decoder() -> nn.Module:
+        parts: list[nn.Module] = [nn.Unflatten(1, inmost)]
+        for index in range(len(stages), 0, -1):
+            s = stages[index - 1]
+            if index < len(stages) or layers.feature_activation:
+                parts.append(activation(layers.activation))
+            parts.append(transposed(s.outer, s.inner, s.kernel, s.stride, s.padding, s.output_padding))
+        return nn.Sequential(*parts)
+
+    return Backbone(math.prod(inmost), encoder, decoder)
+
+
+def _stages(shape: tuple[int, ...], layers: Layers) -> list[_Stage]:
+    channels = layers.layers or tuple(layers.channels << i for i in range(layers.depth))
+    kernels = layers.kernels or (3,) * len(channels)
+    strides = layers.strides or (2,) * len(channels)
+    stages: list[_Stage] = []
+    inner, size = shape[0], shape[1:]
+    for outer, k, stride in zip(channels, kernels, strides, strict=True):
+        kernel = tuple(k or n for n in size)
+        padding = tuple(k // 2 for _ in size)
+        after = tuple((n + 2 * p - w) // stride + 1 for n, p, w in zip(size, padding, kernel, strict=True))
+        stages.append(_Stage(inner, outer, kernel, stride, padding, size, after))
+        inner, size = outer, after
+    return stages
