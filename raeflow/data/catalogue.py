@@ -1,0 +1,194 @@
+"""The catalogue of named sets: what each is, where it lies, and what it fills into `Data`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class NamedSet:
+    """One named set, and what it fills into `Data`."""
+
+    name: str
+    title: str
+    files: tuple[str, ...]
+    """Below $RAEFLOW_DATA or the cache."""
+    columns: tuple[str, ...]
+    label: str | None
+    licence: str
+    source: str
+    """Where the public original lies."""
+    citation: str
+    rows: int | None = None
+    """None where it is only known after fetching."""
+    shape: tuple[int, ...] | None = None
+    """(F,), (C, L) or (C, H, W)."""
+    layout: Literal["CHW", "HWC"] | None = None
+    target: str | None = None
+    split: str | None = None
+    flags: bool = False
+    """The label is 0 for normal and 1 for anomaly, so normal rows are those of label 0."""
+    made: bool = False
+    """Made on this machine, without a download."""
+
+
+# Stems of ADBench's classical sets; the number is ADBench's own.
+ADBENCH = (
+    "1_ALOI", "2_annthyroid", "3_backdoor", "4_breastw", "5_campaign", "6_cardio", "7_Cardiotocography", "8_celeba", "9_census",
+    "10_cover", "11_donors", "12_fault", "13_fraud", "14_glass", "15_Hepatitis", "16_http", "17_InternetAds", "18_Ionosphere",
+    "19_landsat", "20_letter", "21_Lymphography", "22_magic.gamma", "23_mammography", "24_mnist", "25_musk", "26_optdigits",
+    "27_PageBlocks", "28_pendigits", "29_Pima", "30_satellite", "31_satimage-2", "32_shuttle", "33_skin", "34_smtp", "35_SpamBase",
+    "36_speech", "37_Stamps", "38_thyroid", "39_vertebral", "40_vowels", "41_Waveform", "42_WBC", "43_WDBC", "44_Wilt", "45_wine",
+    "46_WPBC", "47_yeast",
+)  # fmt: skip
+
+# Rows, features and anomalies of the sets that raeflow is tested on; a download must have them.
+ADBENCH_SIZES = MappingProxyType({
+    "annthyroid": (7200, 6, 534), "cardio": (1831, 21, 176), "fault": (1941, 27, 673), "ionosphere": (351, 32, 126),
+    "mammography": (11183, 6, 260), "optdigits": (5216, 64, 150), "pendigits": (6870, 16, 156), "satimage_2": (5803, 36, 71),
+    "shuttle": (49097, 9, 3511), "thyroid": (3772, 6, 93), "vowels": (1456, 12, 50), "wbc": (223, 9, 10), "wdbc": (367, 30, 10),
+})  # fmt: skip
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-.]", "_", name.lower())
+
+
+def _adbench(stem: str) -> NamedSet:
+    number, name = stem.split("_", 1)
+    rows, features, _ = ADBENCH_SIZES.get(_plain(name), (None, None, None))
+    return NamedSet(
+        f"adbench/{_plain(name)}",
+        f"ADBench table {number}, {name}",
+        (f"adbench/{int(number):02d}_{_plain(name)}.parquet",),
+        ("features",),
+        "label",
+        licence="BSD-2-Clause (ADBench); the underlying set keeps its own terms",
+        source="https://github.com/Minqi824/ADBench",
+        citation="Han, Hu, Huang, Jiang, Zhao: ADBench: Anomaly Detection Benchmark, NeurIPS 2022",
+        rows=rows,
+        shape=(features,) if features else None,
+        flags=True,
+    )
+
+
+def _airshower(noise: str) -> NamedSet:
+    return NamedSet(
+        f"airshower/{noise}",
+        f"simulated radio traces of cosmic-ray air showers, {noise} noise; noisy and clean, half of them noise alone",
+        # The number is that of raeflow.data.airshower.VERSION: a simulator that draws otherwise writes another file.
+        (f"airshower/airshower_{noise}_v1.parquet",),
+        ("noisy",),
+        "label",
+        licence="Apache-2.0",
+        source="made by raeflow.data.airshower",
+        citation="after Erdmann, Schlueter, Smida: Classification and Recovery of Radio Signals from Cosmic Ray Induced "
+        "Air Showers with Deep Learning, JINST 14 P04005, 2019 (arXiv:1901.04079)",
+        rows=10_000,
+        shape=(1, 500),
+        target="clean",
+        split="split",
+        made=True,
+    )
+
+
+def _idx(name: str, title: str, licence: str, source: str, citation: str) -> NamedSet:
+    files = tuple(f"{name}/{name}_{part}.parquet" for part in ("train", "test"))
+    return NamedSet(
+        name, title, files, ("image",), "label", licence, source, citation, rows=70_000, shape=(1, 28, 28), layout="HWC", split="split"
+    )
+
+
+_SETS = (
+    NamedSet(
+        "digits",
+        "scikit-learn's handwritten digits, 8x8",
+        ("digits/digits.parquet",),
+        ("image",),
+        "label",
+        licence="CC BY 4.0",
+        source="sklearn.datasets.load_digits",
+        citation="Alpaydin, Kaynak: Optical Recognition of Handwritten Digits, UCI, 1998",
+        rows=1797,
+        shape=(1, 8, 8),
+        layout="HWC",
+        made=True,
+    ),
+    *(_airshower(noise) for noise in ("realistic", "uniform", "cosine")),
+    _idx(
+        "mnist",
+        "handwritten digits",
+        "published without an explicit licence",
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, 1998",
+    ),
+    _idx(
+        "fashion_mnist",
+        "photographs of ten kinds of clothing",
+        "MIT",
+        "https://github.com/zalandoresearch/fashion-mnist",
+        "Xiao, Rasul, Vollgraf: Fashion-MNIST, 2017 (arXiv:1708.07747)",
+    ),
+    NamedSet(
+        "galaxies_efigi",
+        "SDSS images of galaxies, seven kinds by shape",
+        ("galaxies_efigi/galaxies_efigi_64.parquet",),
+        ("image",),
+        "label",
+        licence="free with reference to Baillard et al. 2011; images from SDSS",
+        source="https://www.astromatic.net/projects/efigi",
+        citation="Baillard, Bertin, de Lapparent et al.: The EFIGI catalogue of 4458 nearby galaxies, A&A 532, A74, 2011",
+        rows=4458,
+        shape=(3, 64, 64),
+        layout="HWC",
+        split="split",
+    ),
+    NamedSet(
+        "ecg5000",
+        "heartbeats of one patient, 140 samples each; anomaly: UCR classes 2-5",
+        ("ecg5000/ecg5000_train.parquet", "ecg5000/ecg5000_test.parquet"),
+        ("signal",),
+        "label",
+        licence="UCR archive, free for research with citation; PhysioNet original ODC-BY 1.0",
+        source="https://timeseriesclassification.com/description.php?Dataset=ECG5000",
+        citation="Dau et al.: The UCR Time Series Archive, 2019 (arXiv:1810.07758); Goldberger et al.: PhysioBank, 2000",
+        rows=5000,
+        shape=(1, 140),
+        split="split",
+        flags=True,
+    ),
+    NamedSet(
+        "noisy_office",
+        "scans of stained and wrinkled text, noisy and clean",
+        ("noisy_office/noisy_office_258x540.parquet",),
+        ("image",),
+        None,
+        licence="CC BY 4.0 (UCI)",
+        source="https://www.kaggle.com/c/denoising-dirty-documents",
+        citation="Castro-Bleda, Espana-Boquera, Pastor-Pellicer, Zamora-Martinez: The NoisyOffice database, 2020",
+        rows=48,
+        shape=(1, 258, 540),
+        layout="HWC",
+        target="image_clean",
+        split="split",
+    ),
+    *(_adbench(stem) for stem in ADBENCH),
+)
+
+
+@cache
+def named() -> Mapping[str, NamedSet]:
+    """All named sets by their name, in the order in which they are listed."""
+    return MappingProxyType({one.name: one for one in _SETS})
+
+
+def lookup(name: str) -> NamedSet | None:
+    """The set of that name; case, `-` for `_` and ADBench's numbers do not matter, `airshower` is `airshower/realistic`."""
+    plain = _plain(name)
+    plain = "airshower/realistic" if plain == "airshower" else re.sub(r"^adbench/\d+_", "adbench/", plain)
+    return named().get(plain)
