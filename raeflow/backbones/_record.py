@@ -79,6 +79,12 @@ class Layers:
             if not getattr(self, name) > bound:
                 raise RaeflowError(f"{name}={getattr(self, name)!r}: {name} must be greater than {bound}")
 
+    def below(self, bound: float, *names: str) -> None:
+        """Refuse fields that are not less than `bound`."""
+        for name in names:
+            if not getattr(self, name) < bound:
+                raise RaeflowError(f"{name}={getattr(self, name)!r}: {name} must be less than {bound}")
+
     def one_of(self, name: str, allowed: tuple[str, ...]) -> None:
         """Refuse a field whose value is not one of `allowed`."""
         if getattr(self, name) not in allowed:

@@ -7,6 +7,7 @@ mirrored layer gives back.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
@@ -35,7 +36,8 @@ class _Stage:
 
 def backbone(shape: tuple[int, ...], layers: Layers) -> Backbone:
     """(B, C, *size) -> stages -> (B, c_k * prod(size_k)) and back."""
-    convolution, transposed = (nn.Conv1d, nn.ConvTranspose1d) if len(shape) == 2 else (nn.Conv2d, nn.ConvTranspose2d)
+    convolution: Callable[..., nn.Module] = nn.Conv1d if len(shape) == 2 else nn.Conv2d
+    transposed: Callable[..., nn.Module] = nn.ConvTranspose1d if len(shape) == 2 else nn.ConvTranspose2d
     stages = _stages(shape, layers)
     inmost = (stages[-1].outer, *stages[-1].after) if stages else shape
 

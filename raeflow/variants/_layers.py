@@ -60,14 +60,24 @@ def check_unit(x: Tensor, progress: float, what: str, instead: str) -> None:
     low, high = float(x.min()), float(x.max())
     if low < 0 or high > 1:
         raise RaeflowError(
-            f"{what} needs rows scaled to 0-1, but the first batch spans {low:.4g} to {high:.4g}; "
-            f"choose {instead} or Data(scaling='unit')"
+            f"{what} needs rows scaled to 0-1, but the first batch spans {low:.4g} to {high:.4g}; choose {instead} or Data(scaling='unit')"
         )
 
 
 def table_latent(features: int) -> int:
     """Code of a table of F features: 1 + sqrt(F) (Cao, Nicolau & McDermott 2019), always below F where F > 1."""
-    return max(1, min(1 + math.isqrt(features), features - 1))
+    return below_size(1 + math.isqrt(features), (features,))
+
+
+def below_size(latent: int, shape: tuple[int, ...]) -> int:
+    """`latent`, or one less than the values of a row where that is smaller; 1 at least."""
+    return max(1, min(latent, math.prod(shape) - 1))
+
+
+def prior(model: nn.Module, count: int, latent: int, generator: torch.Generator | None) -> Tensor:
+    """(count, latent) standard normal codes on the model's device, drawn where the generator lives."""
+    device = next(model.parameters()).device
+    return torch.randn(count, latent, generator=generator, device=generator.device if generator else device).to(device)
 
 
 def suggest_layers(trial: Any, shape: tuple[int, ...], latent: tuple[int, int] | None = None) -> dict[str, Any]:

@@ -50,8 +50,15 @@ def published(shape: Shape) -> Hyper:
     if len(shape) == 1:
         return Hyper(latent=_layers.table_latent(shape[0]), layers=(64, 32))
     if len(shape) == 2:
-        return Hyper(latent=20, layers=(16, 32, 64), kernels=(7, 7, 7), strides=(2, 2, 2))
-    return Hyper(latent=20, layers=(16, 32, 64), kernels=(3, 3, 0), strides=(2, 2, 1), feature_activation=False, output="sigmoid")
+        return Hyper(latent=_layers.below_size(20, shape), layers=(16, 32, 64), kernels=(7, 7, 7), strides=(2, 2, 2))
+    return Hyper(
+        latent=_layers.below_size(20, shape),
+        layers=(16, 32, 64),
+        kernels=(3, 3, 0),
+        strides=(2, 2, 1),
+        feature_activation=False,
+        output="sigmoid",
+    )
 
 
 def space(trial: Any, shape: Shape) -> Hyper:
