@@ -1,0 +1,136 @@
+"""A detector as a model of MLflow: JSON, safetensors and a few lines of code, nothing pickled."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raeflow.errors import RaeflowError
+from raeflow.tracking.provenance import requirements
+from raeflow.tracking.store import Store, quiet
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+    from raeflow.data.rows import RowSpec
+    from raeflow.detector import Detector
+
+EXAMPLE_ROWS = 2
+REGISTRY_PATIENCE_S = 60
+
+CODE = '''"""Serves one raeflow detector: rows in, anomaly_score and is_anomaly out; reads JSON and safetensors alone."""
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+from raeflow.detector import Detector
+from raeflow.errors import RaeflowError
+
+
+class Served(mlflow.pyfunc.PythonModel):
+    def load_context(self, context):
+        self.detector = Detector.load(context.artifacts["detector"])
+
+    def predict(self, context, model_input, params=None):
+        named = isinstance(model_input, pd.DataFrame)
+        rows = pa.Table.from_pandas(model_input, preserve_index=False) if named else np.asarray(model_input)
+        try:
+            scores = self.detector.score(rows)
+        except RaeflowError as error:
+            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
+        return pd.DataFrame({"anomaly_score": scores.astype(np.float64), "is_anomaly": scores > self.detector.threshold.value})
+
+
+mlflow.models.set_model(Served())
+'''
+"""MLflow keeps this file with the model and runs it to load it ("models from code")."""
+
+
+def register(store: Store, run_id: str, name: str, detector: Detector, folder: Path, example: Any) -> str:
+    """Log the detector saved in `folder` as a model of run `run_id` and register it as `name`; its version.
+
+    A detector (by its id) that is registered already is not registered again.
+    """
+    found = store.client.search_model_versions(f"name = '{name}'")
+    same = [str(v.version) for v in found if v.tags.get("raeflow.detector") == detector.id]
+    return same[0] if same else _create_version(store, run_id, name, detector.id, _log(store, run_id, detector, folder, example))
+
+
+def _log(store: Store, run_id: str, detector: Detector, folder: Path, example: Any) -> str:
+    """A logged model of MLflow, with signature and example; its id."""
+    import mlflow
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    tags = {"raeflow.detector": detector.id}
+    params = {"variants": json.dumps([m.variant for m in detector.members]), "threshold": str(detector.threshold.value)}
+    logged = store.client.create_logged_model(store.experiment, "detector", run_id, tags, params, "anomaly-detector")
+    with tempfile.TemporaryDirectory() as work, quiet():
+        code, place = Path(work) / "served.py", Path(work) / "model"
+        code.write_text(CODE)
+        mlflow.pyfunc.save_model(
+            path=str(place),
+            mlflow_model=Model(artifact_path=logged.artifact_location, model_uuid=logged.model_id, run_id=run_id, model_id=logged.model_id),
+            python_model=str(code),
+            artifacts={"detector": str(folder.resolve())},
+            signature=signature(detector.spec),
+            input_example=_example(detector.spec, example),
+            pip_requirements=requirements(),
+            metadata={"detector": detector.id},
+        )
+        store.client.log_model_artifacts(logged.model_id, str(place))
+    store.client.finalize_logged_model(logged.model_id, "READY")
+    store.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    return str(logged.model_id)
+
+
+def _create_version(store: Store, run_id: str, name: str, detector: str, model: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        store.client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"):
+            raise
+    version = store.client.create_model_version(
+        name,
+        f"models:/{model}",
+        run_id,
+        tags={"raeflow.detector": detector},
+        await_creation_for=REGISTRY_PATIENCE_S,
+        model_id=model,
+    )
+    return str(version.version)
+
+
+def signature(spec: RowSpec) -> ModelSignature:
+    """Named columns of doubles for tables, else one tensor (-1, *shape) of the rows' own type; score and flag come out."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+
+    if spec.kind == "columns":
+        inputs = Schema([ColSpec(DataType.double, name) for name in spec.columns])
+    else:
+        inputs = Schema([TensorSpec(np.dtype(spec.dtype), (-1, *spec.shape))])
+    outputs = Schema([ColSpec(DataType.double, "anomaly_score"), ColSpec(DataType.boolean, "is_anomaly")])
+    return ModelSignature(inputs=inputs, outputs=outputs)
+
+
+def _example(spec: RowSpec, rows: Any) -> Any:
+    """The first rows, as the signature wants them; `rows` is numpy or torch (n, *shape)."""
+    import numpy as np
+    import pyarrow as pa
+
+    values = np.asarray(rows[:EXAMPLE_ROWS])
+    if values.shape[1:] != spec.shape:
+        raise RaeflowError(f"an example of shape {values.shape} does not hold rows of shape {spec.shape}")
+    if spec.kind != "columns":
+        return values.astype(spec.dtype)
+    return pa.table(list(values.astype(np.float64).T), names=list(spec.columns)).to_pandas()
