@@ -1,0 +1,370 @@
+"""`Detector`: row spec, scaling, one or several members and the threshold; save, load, score, explain, export.
+
+On disk it is `detector.json` and `weights.safetensors`: nothing is pickled, so loading one runs no
+code, and its id is a hash of all that decides a score, so equal ids mean equal scores.
+
+Shapes: N rows, B rows of a batch; a row is (F,), (C, L) or (C, H, W).
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import io
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+import raeflow
+from raeflow import checkpoint, variants
+from raeflow.calibration import Moments, Threshold, calibrate, combine, log_moments
+from raeflow.data.rows import RowSpec, Splits
+from raeflow.data.scaling import Scaling
+from raeflow.errors import RaeflowError
+from raeflow.study import Calibration
+from raeflow.training import Fitted, resolve_device
+from raeflow.variants._contract import Variant
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    Rows = npt.NDArray[Any] | Tensor | pa.Table | pa.RecordBatch
+
+FORMAT = 1
+"""Version of the files on disk; a reader refuses what is newer."""
+CONTENT, WEIGHTS, FITTED = "detector.json", "weights.safetensors", "fitted.json"
+BATCH_ROWS, BATCH_VALUES = 4096, 1 << 20
+"""A batch holds at most so many rows and so many values, so that rows of any size score in bounded memory."""
+
+Floats = npt.NDArray[np.float32]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained model of a detector."""
+
+    variant: str
+    hyper: dict[str, Any]
+    moments: Moments | None
+    """Of its log-scores on normal rows; None in a detector of one member, whose score is the model's own."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"variant": self.variant, "hyper": self.hyper, "moments": None if self.moments is None else list(self.moments)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Member:
+        return cls(values["variant"], values["hyper"], None if values["moments"] is None else Moments(*values["moments"]))
+
+
+class Graph(nn.Module):
+    """Scaling, members and their committee as one module: unscaled rows (B, *shape) to scores (B,)."""
+
+    def __init__(self, scaling: Scaling, models: Sequence[Variant], moments: Sequence[Moments | None]) -> None:
+        super().__init__()
+        self.scaling = scaling
+        self.members = nn.ModuleList(models)
+        self.moments = [m for m in moments if m is not None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled = self.scaling(x)
+        scores = [model.score(scaled).float() for model in self.members]  # type: ignore[operator]
+        score = combine(scores, self.moments) if self.moments else scores[0]
+        # A finite row so far out that the arithmetic overflows is as strange as can be, never a silent miss.
+        return torch.nan_to_num(score, nan=math.inf, posinf=math.inf, neginf=-math.inf)
+
+
+class Detector:
+    """Scores rows and flags those above its threshold; built by `assemble`, `load`."""
+
+    def __init__(
+        self, spec: RowSpec, scaling: Scaling, members: Sequence[Member], models: Sequence[Variant], threshold: Threshold,
+        lineage: dict[str, Any], device: torch.device | str = "cpu",
+    ) -> None:  # fmt: skip
+        self.spec, self.threshold, self.lineage = spec, threshold, lineage
+        self.members = tuple(members)
+        self.device = torch.device(device)
+        self.graph = Graph(scaling, models, [m.moments for m in members]).to(self.device).eval().requires_grad_(False)
+
+    @classmethod
+    def assemble(cls, fitted: Sequence[Fitted], splits: Splits, calibration: Calibration, study: str = "") -> Detector:
+        """A calibrated detector of trained models, which share the scaling of `splits`.
+
+        Several members vote by the mean of their standardised log-scores; what standardises them is
+        taken from the validate split, so that the threshold alone sees the calibrate split.
+
+        Raises RaeflowError without a model or a calibrate split.
+        """
+        if not fitted:
+            raise RaeflowError("a detector needs at least one trained model")
+        if splits.calibrate is None or not len(splits.calibrate):
+            raise RaeflowError("the calibrate split is empty: a threshold needs held-out normal rows")
+        models = [f.model() for f in fitted]
+        moments: list[Moments | None] = [None] * len(models)
+        if len(models) > 1:
+            moments = []
+            for model in models:
+                alone = Graph(copy.deepcopy(splits.scaling), [model], [None]).eval()
+                moments.append(log_moments(torch.cat(list(_scores(alone, splits.validate.x)))))
+        members = [Member(f.variant, checkpoint.plain(f.hyper), m) for f, m in zip(fitted, moments, strict=True)]
+        scaling = copy.deepcopy(splits.scaling)
+        graph = Graph(scaling, models, moments).eval()
+        lineage = {
+            "study": study, "data": splits.fingerprint, "epochs": [f.best_epoch for f in fitted],
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }  # fmt: skip
+        threshold = calibrate(_scores(graph, splits.calibrate.x), calibration)
+        return cls(splits.spec, scaling, members, models, threshold, lineage)
+
+    @functools.cached_property
+    def id(self) -> str:
+        """12 hexadecimal digits of SHA-256 over all that decides a score or an alarm; where and when it was made do not."""
+        digest = hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode())
+        for name, tensor in sorted(self._weights().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:12]
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT, "spec": checkpoint.plain(self.spec.to_json()), "scaling": self.graph.scaling.mode,
+            "members": [m.to_json() for m in self.members], "threshold": self.threshold.to_json(),
+        }  # fmt: skip
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: t.detach().cpu().contiguous().clone() for name, t in self.graph.state_dict().items()}
+
+    def to(self, device: str) -> Detector:
+        """The same detector, moved to a device (`auto` takes cuda where there is one)."""
+        self.device = resolve_device(device)
+        self.graph.to(self.device)
+        return self
+
+    def score(self, rows: Rows, batch_size: int | None = None) -> Floats:
+        """Scores (N,) float32 of unscaled rows, higher is stranger; see `tensors` for what `rows` may be.
+
+        `batch_size` bounds memory only: no row's score depends on its neighbours. Rows that are not
+        finite are refused with their number; a finite row whose error overflows scores infinity.
+        """
+        return self._map(self.graph, rows, batch_size, ())
+
+    def predict(self, rows: Rows, batch_size: int | None = None) -> Flags:
+        """(N,) bool: which rows lie above the threshold."""
+        return self.flags(self.score(rows, batch_size))
+
+    def flags(self, scores: Floats) -> Flags:
+        """(N,) bool of scores (N,): compared in float64, as a reader of the two columns would."""
+        return scores > np.float64(self.threshold.value)
+
+    def explain(self, rows: Rows, batch_size: int | None = None) -> Floats:
+        """(N, *shape) squared error of each value in scaled units; a committee's is the mean over its members."""
+
+        def errors(x: Tensor) -> Tensor:
+            scaled = self.graph.scaling(x)
+            return self._mean([(scaled - model.reconstruct(scaled).float()).square() for model in self.models])
+
+        return self._map(errors, rows, batch_size, self.spec.shape)
+
+    def reconstruct(self, rows: Rows, batch_size: int | None = None) -> Floats:
+        """(N, *shape) what the model makes of each row, in the data's own units; a committee's is the mean over its members."""
+
+        def rebuilt(x: Tensor) -> Tensor:
+            scaled = self.graph.scaling(x)
+            mean = self._mean([model.reconstruct(scaled).float() for model in self.models])
+            return self.graph.scaling.inverse(mean, x)
+
+        return self._map(rebuilt, rows, batch_size, self.spec.shape)
+
+    @property
+    def models(self) -> list[Variant]:
+        """The members' models, in evaluation mode, on the detector's device."""
+        return list(self.graph.members)  # type: ignore[arg-type]
+
+    @staticmethod
+    def _mean(parts: list[Tensor]) -> Tensor:
+        return parts[0] if len(parts) == 1 else torch.stack(parts).mean(0)
+
+    def _map(self, function: Callable[[Tensor], Tensor], rows: Rows, batch_size: int | None, tail: tuple[int, ...]) -> Floats:
+        values = self._take(rows)
+        out = torch.empty((len(values), *tail), device=self.device)
+        size = batch_size or batch_rows(self.spec.shape)
+        with torch.inference_mode():
+            for start in range(0, len(values), size):
+                x = self._batch(values[start : start + size], start)
+                out[start : start + size] = function(x)
+        return out.cpu().numpy()
+
+    def _take(self, rows: Rows) -> npt.NDArray[Any] | Tensor:
+        """Rows (N, *shape) as they came, or out of Arrow; refused unless numeric and of the right shape."""
+        if hasattr(rows, "__arrow_c_stream__") or hasattr(rows, "__arrow_c_array__"):
+            import pyarrow as pa
+
+            from raeflow.data.schema import to_tensor
+
+            return to_tensor(rows if isinstance(rows, (pa.Table, pa.RecordBatch)) else pa.table(rows), self.spec)
+        values = rows if isinstance(rows, Tensor) else np.asarray(rows)
+        kind = "c" if isinstance(values, Tensor) and values.is_complex() else "f" if isinstance(values, Tensor) else values.dtype.kind
+        if kind not in "fiub":
+            raise RaeflowError(f"rows have type {values.dtype}, this detector takes numbers")
+        if tuple(values.shape[1:]) != self.spec.shape or not values.ndim:
+            hint = "; give one row as rows[None]" if tuple(values.shape) == self.spec.shape else ""
+            raise RaeflowError(f"rows have shape {tuple(values.shape)}, this detector takes {('N', *self.spec.shape)}{hint}".replace("'N'", "N"))
+        return values
+
+    def _batch(self, part: npt.NDArray[Any] | Tensor, start: int) -> Tensor:
+        """Some rows on the device, float32 or bytes; refused where one is not finite."""
+        if isinstance(part, Tensor):
+            x = part.to(self.device)
+        else:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
+                x = torch.from_numpy(part if part.dtype.isnative else part.astype(part.dtype.newbyteorder("="))).to(self.device)
+        if x.dtype == torch.uint8:
+            return x
+        x = x.to(torch.float32)
+        # A sum is one cheap pass and is finite only if all its terms are; only then look for the culprit.
+        if not bool(torch.isfinite(x.sum())):
+            bad = ~torch.isfinite(x)
+            if bool(bad.any()):
+                place = [int(i) for i in bad.nonzero()[0]]
+                raise RaeflowError(f"row {start + place[0]} holds {float(x[tuple(place)])} at {tuple(place[1:])}: rows must be finite")
+        return x
+
+    def to_bytes(self) -> tuple[bytes, bytes]:
+        """The two files of a saved detector, `detector.json` and `weights.safetensors`."""
+        record = {**self._content(), "id": self.id, "raeflow": raeflow.__version__, "lineage": self.lineage}
+        return json.dumps(record, indent=1).encode(), safetensors.torch.save(self._weights())
+
+    @classmethod
+    def from_bytes(cls, content: bytes, weights: bytes, where: str, device: str = "auto") -> Detector:
+        """What `to_bytes` gave; `where` is named in refusals.
+
+        Raises RaeflowError on anything that is not a whole detector with the content that its id names.
+        """
+        try:
+            record = json.loads(content)
+            version = record["format"]
+            if version > FORMAT:
+                raise RaeflowError(
+                    f"{where}: detector of format {version}, written by raeflow {record.get('raeflow')}; this raeflow "
+                    f"{raeflow.__version__} reads format {FORMAT}: upgrade it"
+                )
+            spec = RowSpec.from_json(record["spec"])
+            scaling = Scaling(record["scaling"], spec.shape)
+            members = [Member.from_json(m) for m in record["members"]]
+            models = [variants.build(m.variant, spec.shape, m.hyper).eval() for m in members]
+            found = cls(spec, scaling, members, models, Threshold.from_json(record["threshold"]), record["lineage"])
+            found.graph.load_state_dict(safetensors.torch.load(weights))
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+            raise RaeflowError(f"{where}: not a whole detector of raeflow ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+        if found.id != record["id"]:
+            raise RaeflowError(f"{where}: the detector was changed after it was saved: its content is {found.id}, its id says {record['id']}")
+        return found.to(device)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the detector's folder, whole or not at all, in place of what is there."""
+        place = Path(folder)
+        content, weights = self.to_bytes()
+
+        def write(temporary: Path) -> None:
+            (temporary / CONTENT).write_bytes(content)
+            (temporary / WEIGHTS).write_bytes(weights)
+
+        checkpoint.write_folder(place, write)
+        return place
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "auto") -> Detector:
+        """Read what `save` wrote, from a path or a URI.
+
+        Raises RaeflowError where the folder is missing, truncated, changed, or of a newer format.
+        """
+        content, weights = (_read(str(folder), name) for name in (CONTENT, WEIGHTS))
+        return cls.from_bytes(content, weights, str(folder), device)
+
+    def export(self, path: str | Path) -> Path:
+        """Write scaling, members and committee as one torch.export program (`.pt2`): (B, *shape) of the data's dtype to (B,).
+
+        It runs without raeflow (`torch.export.load(path).module()(rows)`); `detector.json` rides along as
+        an extra file. Raises RaeflowError where a member cannot be traced for batches of any size.
+        """
+        place = Path(path)
+        if place.suffix != ".pt2":
+            raise RaeflowError(f"{place}: an exported program's name ends in .pt2")
+        graph = copy.deepcopy(self.graph).cpu()
+        example = torch.ones((2, *self.spec.shape), dtype=getattr(torch, self.spec.dtype))
+        try:
+            program = torch.export.export(graph, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+        except (RuntimeError, ValueError) as error:
+            names = ", ".join(m.variant for m in self.members)
+            raise RaeflowError(f"{names}: torch.export cannot trace this model ({str(error).splitlines()[0]})") from error
+        place.parent.mkdir(parents=True, exist_ok=True)
+        archive = io.BytesIO()
+        torch.export.save(program, archive, extra_files={CONTENT: self.to_bytes()[0].decode()})
+        checkpoint.write_file(place, lambda temporary: temporary.write_bytes(archive.getbuffer()))
+        return place
+
+
+def batch_rows(shape: tuple[int, ...]) -> int:
+    """Rows that are scored at a time."""
+    return max(1, min(BATCH_ROWS, BATCH_VALUES // math.prod(shape)))
+
+
+@torch.inference_mode()
+def _scores(graph: nn.Module, x: Tensor) -> Iterator[Tensor]:
+    for part in x.split(batch_rows(tuple(x.shape[1:]))):
+        yield graph(part)
+
+
+def _read(folder: str, name: str) -> bytes:
+    try:
+        if "://" not in folder:
+            return (Path(folder) / name).read_bytes()
+        from pyarrow import fs
+
+        filesystem, path = fs.FileSystem.from_uri(folder)
+        with filesystem.open_input_stream(f"{path.rstrip('/')}/{name}") as stream:
+            return bytes(stream.read())
+    except (OSError, ValueError) as error:
+        raise RaeflowError(f"{folder}: no detector there: {name} cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def save_fitted(fitted: Fitted, folder: str | Path) -> Path:
+    """Write a trained model as `fitted.json` and `weights.safetensors`, whole or not at all."""
+    place = Path(folder)
+    record = {
+        "format": FORMAT, "variant": fitted.variant, "hyper": fitted.hyper, "shape": fitted.shape,
+        "history": fitted.history, "best_epoch": fitted.best_epoch,
+    }  # fmt: skip
+    weights = {name: t.detach().cpu().contiguous().clone() for name, t in fitted.weights.items()}
+
+    def write(temporary: Path) -> None:
+        (temporary / FITTED).write_text(json.dumps(record, indent=1))
+        safetensors.torch.save_file(weights, temporary / WEIGHTS)
+
+    checkpoint.write_folder(place, write)
+    return place
+
+
+def load_fitted(folder: str | Path) -> Fitted:
+    """Read what `save_fitted` wrote; raises RaeflowError where it is missing, truncated or foreign."""
+    place = str(folder)
+    content, weights = _read(place, FITTED), _read(place, WEIGHTS)
+    try:
+        r = json.loads(content)
+        return Fitted(r["variant"], r["hyper"], tuple(r["shape"]), safetensors.torch.load(weights), r["history"], r["best_epoch"])
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise RaeflowError(f"{place}: not a whole trained model ({type(error).__name__}: {str(error).splitlines()[0]})") from error
