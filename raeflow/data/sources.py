@@ -87,13 +87,17 @@ def _recognise(field: str, entry: str) -> NamedSet | None:
 
 
 def _hint(entry: str) -> str:
-    """The nearest names, else all of them but ADBench's 47."""
-    near = difflib.get_close_matches(entry.lower(), list(named()), n=3, cutoff=0.75)
+    """The nearest names, else all of them, ADBench's 47 only for who asks for one of them."""
+    tables = [name for name in named() if name.startswith("adbench/")]
+    single = [name for name in named() if name not in tables]
+    family = tables if entry.startswith("adbench/") else single
+    prefix = "adbench/" if family is tables else ""
+    near = difflib.get_close_matches(entry.lower().removeprefix(prefix), [name.removeprefix(prefix) for name in family], cutoff=0.75)
     if near:
-        return f"nearest are {', '.join(near)}"
-    if entry.startswith("adbench/"):
-        return f"sets of ADBench are {', '.join(n.removeprefix('adbench/') for n in named() if n.startswith('adbench/'))}"
-    return f"named sets are {', '.join(n for n in named() if not n.startswith('adbench/'))} and adbench/NAME, as in adbench/cardio"
+        return f"nearest are {', '.join(prefix + name for name in near)}"
+    if prefix:
+        return f"sets of ADBench are {', '.join(name.removeprefix(prefix) for name in tables)}"
+    return f"named sets are {', '.join(single)} and adbench/NAME, as in adbench/cardio"
 
 
 def locate(chosen: NamedSet) -> tuple[str, ...]:
