@@ -50,10 +50,12 @@ class Threshold:
     """Its 95 % interval."""
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Threshold:
+        """The threshold that `to_json` told."""
         return cls(**values)
 
 
@@ -143,29 +145,26 @@ def log_moments(scores: Tensor | npt.ArrayLike) -> Moments:
     as a millionth of the median, so that one of them cannot carry the standard deviation away.
     """
     values = torch.as_tensor(scores).detach().double().cpu()
-    if values.numel() < 2 or not bool(torch.isfinite(values).all()):
-        raise RaeflowError(f"a committee member needs at least 2 finite calibrate scores, got {values.numel()} of which some may be NaN")
+    finite = int(torch.isfinite(values).sum())
+    if values.numel() < 2 or finite < values.numel():
+        raise RaeflowError(f"scores of a member are standardised by at least 2 finite ones, got {finite} finite of {values.numel()}")
     floor = None if float(values.min()) < 0 else max(1e-6 * float(values.median()), torch.finfo(torch.float32).tiny)
     logs = _log(values, floor)
     std = float(logs.std(correction=0))
     return Moments(float(logs.mean()), std if std > 1e-12 else 1.0, floor)
 
 
-def combine(scores: Sequence[Tensor], moments: Sequence[Sequence[float | None]]) -> Tensor:
+def combine(scores: Sequence[Tensor], moments: Sequence[Moments]) -> Tensor:
     """Scores (N,) of each member to the committee's (N,): the mean of their standardised log-scores.
 
     Monotone in every member's score; 0 is the average normal row and 1 lies one standard deviation
-    above it. `moments` are `log_moments` of each member on the same normal rows, in the same order.
+    above it. `moments` are `log_moments` of each member, in the same order,
+    on normal rows that it was not trained on; plain sequences of their three values, as from JSON, will do.
     """
     if len(scores) != len(moments) or not scores:
-        raise RaeflowError(f"combine: {len(scores)} members' scores for {len(moments)} moments")
-    total: Tensor | None = None
-    for own, (mean, std, floor) in zip(scores, moments, strict=True):
-        assert mean is not None and std is not None
-        part = (_log(own, floor) - mean) / std
-        total = part if total is None else total + part
-    assert total is not None
-    return total / len(scores)
+        raise RaeflowError(f"a committee of {len(scores)} members' scores cannot be standardised by {len(moments)} moments")
+    parts = [(_log(own, m.floor) - m.mean) / m.std for own, m in zip(scores, (Moments(*m) for m in moments), strict=True)]
+    return torch.stack(parts).mean(0)
 
 
 def _log(scores: Tensor, floor: float | None) -> Tensor:
@@ -184,7 +183,8 @@ def _finite(chunks: Iterable[Tensor]) -> Iterator[Scores]:
         part: Scores = torch.as_tensor(chunk).detach().to("cpu", torch.float32).reshape(-1).numpy()
         bad = ~np.isfinite(part)
         if bad.any():
-            raise RaeflowError(f"row {seen + int(bad.argmax())} of the calibrate split has score {part[bad.argmax()]}, a threshold cannot be set")
+            row = int(bad.argmax())
+            raise RaeflowError(f"row {seen + row} of the calibrate split has score {part[row]}, so no threshold can be set")
         seen += len(part)
         yield part
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +15,15 @@ from torch import Tensor, nn
 from raeflow import synthetic
 from raeflow.data.rows import Rows, Splits
 from raeflow.errors import RaeflowError
-from raeflow.training import SCORE_BATCH, scores
+from raeflow.training import SCORE_BATCH, Diverged, scores
 from raeflow.variants._contract import Variant
+
+NORMAL = 2048
+"""Validation rows that are scored against the synthetic anomalies, at most."""
+MOST, FEWEST = 512, 128
+"""Synthetic anomalies of a kind."""
+BYTES = 1 << 26
+"""Memory that all of them may take, as long as there are `FEWEST` of a kind."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,7 @@ class ValidationLoss(Judge):
         self.rows = _some(splits.validate)
 
     def __call__(self, model: Variant, scaling: nn.Module) -> float:
+        """Minus the mean score, in the score's own units."""
         return -float(scores(model, scaling, self.rows).mean())
 
 
@@ -97,24 +107,38 @@ class Labels(Judge):
         self.rows, self.anomaly = rows, rows.anomaly.bool()
 
     def __call__(self, model: Variant, scaling: nn.Module) -> float:
+        """AUROC, in 0-1."""
         found = scores(model, scaling, self.rows).cpu()
         return auroc(found[~self.anomaly], found[self.anomaly])
 
 
 class Synthetic(Judge):
-    """Mean over kinds of synthetic anomalies of the AUROC against validation rows."""
+    """Mean over the kinds of synthetic anomalies of the AUROC that the model's own score reaches against validation rows.
+
+    The anomalies are made once, in scaled space, from rows and seed alone: every trial meets the same ones.
+    """
 
     def __init__(self, splits: Splits, seed: int) -> None:
-        self.rows = _some(splits.validate)
-        with torch.no_grad():
-            scaling = splits.scaling.cpu()
-            scaled = scaling(self.rows.x.cpu())
-        self.anomalies = synthetic.make(scaled, max(256, min(len(self.rows), 1024)), seed)
+        rows = _some(splits.validate)
+        if len(rows) > NORMAL:
+            rows = rows.take(torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:NORMAL])
+        self.rows = rows
+        scaled = _scaled(splits.scaling, rows.x)
+        count = BYTES // (len(synthetic.kinds(rows.shape)) * 4 * math.prod(rows.shape))
+        self.anomalies = synthetic.make(scaled, max(FEWEST, min(count, MOST)), seed)
 
     def __call__(self, model: Variant, scaling: nn.Module) -> float:
+        """Share of pairs of an anomaly and a normal row that the model ranks rightly, in 0-1."""
         normal = scores(model, scaling, self.rows)
         values = [auroc(normal, scaled_scores(model, x)) for x in self.anomalies.values()]
         return sum(values) / len(values)
+
+
+@torch.no_grad()
+def _scaled(scaling: nn.Module, x: Tensor) -> Tensor:
+    """Rows in scaled space, on the CPU; the caller's scaling stays where it is."""
+    scaled: Tensor = copy.deepcopy(scaling).cpu()(x.cpu())
+    return scaled
 
 
 @torch.no_grad()
@@ -122,11 +146,13 @@ def scaled_scores(model: Variant, x: Tensor) -> Tensor:
     """Scores (N,) of rows that are scaled already."""
     model.eval()
     device = next(model.parameters()).device
-    return torch.cat([model.score(part.to(device)).float() for part in x.split(SCORE_BATCH)])
+    return torch.cat([model.score(part.to(device)).float() for part in torch.split(x, SCORE_BATCH)])
 
 
 def auroc(normal: Tensor, strange: Tensor) -> float:
     """Mann-Whitney's U over both counts: the chance that a strange row scores above a normal one, ties counting half."""
+    if bool(torch.isnan(normal).any() | torch.isnan(strange).any()):
+        raise Diverged("the model gives some validation rows a score of NaN")
     ordered = normal.sort().values
     below = torch.searchsorted(ordered, strange) + torch.searchsorted(ordered, strange, right=True)
     return float(below.double().mean()) / (2 * len(normal))
