@@ -28,7 +28,9 @@ class RowSpec:
     dtype: str
     """uint8 or float32: what is kept in memory before scaling."""
     layout: str = "CHW"
-    """How an image's values lie in its column."""
+    """How values lie in the column: CHW (channels first) or HWC (channels last), for signals too."""
+    resize: bool = False
+    """Encoded images of another size are resized to `shape`; else they are refused."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

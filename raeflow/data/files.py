@@ -1,0 +1,204 @@
+"""Which Parquet files a path, folder, glob or URI names, and what their footers say."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from raeflow.errors import RaeflowError
+
+ARROW_ERRORS = (OSError, pa.ArrowException)
+SUFFIXES = (".parquet", ".parq", ".pq")
+_MAGIC = (b"PAR1", b"PARE")  # plain and encrypted footers
+_OPENERS = 16  # footers are small: what opening many remote files takes is latency
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One Parquet file."""
+
+    path: str
+    """Path inside `filesystem`."""
+    filesystem: fs.FileSystem
+    uri: str
+    """Absolute path or URI, without credentials: what messages show and, where none are needed, `expand` reads."""
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a file says of itself before any row is read."""
+
+    piece: Piece
+    metadata: pq.FileMetaData
+    schema: pa.Schema
+    digest: str
+    """SHA-256 of the file's size and footer, which holds schema, row counts, offsets and column statistics."""
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an Arrow error, without its trail of source lines."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(". ")
+
+
+def expand(sources: Sequence[str]) -> list[Piece]:
+    """Parquet files that `sources` name: sources in the order given, each one's files sorted by path, none twice.
+
+    A folder gives every `.parquet`, `.parq` or `.pq` file below it, but nothing under a name that starts
+    with `.` or `_`. A glob knows `*`, `?` (not in URIs), `[...]` and `**`. Raises `RaeflowError` where a
+    source cannot be read or names no file.
+    """
+    found: dict[str, Piece] = {}
+    for source in [sources] if isinstance(sources, str) else sources:
+        for piece in _expand(str(source)):
+            found.setdefault(piece.uri, piece)
+    return list(found.values())
+
+
+def _expand(source: str) -> list[Piece]:
+    try:
+        filesystem, base, pattern, shown = _open(source)
+        if pattern is not None:
+            pieces = _matching(filesystem, base, pattern, shown)
+        else:
+            info = filesystem.get_file_info(base)
+            if info.type == fs.FileType.NotFound:
+                raise RaeflowError(f"{source}: there is no such file or folder")
+            pieces = _below(filesystem, base, shown) if info.type == fs.FileType.Directory else [_piece(filesystem, base, shown)]
+    except (*ARROW_ERRORS, ValueError, ImportError) as error:
+        raise RaeflowError(f"{source}: cannot be read ({reason(error)})") from error
+    if not pieces:
+        what = "no file matches this pattern" if pattern is not None else "the folder holds no Parquet file"
+        raise RaeflowError(f"{source}: {what}")
+    return pieces
+
+
+def _open(source: str) -> tuple[fs.FileSystem, str, str | None, tuple[str, str]]:
+    """Filesystem, path (a pattern's fixed part), the whole pattern if it is one, and what goes around a path in a URI."""
+    uri = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source)
+    if uri is None:
+        path = os.path.abspath(os.path.expanduser(source))
+        base = path if os.path.exists(path) else _fixed(path, r"[*?[]")
+        return fs.LocalFileSystem(), base, None if base == path else path, ("", "")
+    head, mark, query = source.partition("?")
+    base = _fixed(head, r"[*[]")
+    filesystem, path = fs.FileSystem.from_uri(base + mark + query)
+    around = ("", "") if isinstance(filesystem, fs.LocalFileSystem) else (uri.group(), mark + query)
+    return filesystem, path, None if base == head else path.rstrip("/") + head[len(base) :], around
+
+
+def _fixed(path: str, signs: str) -> str:
+    """The folders of a glob in front of its first sign."""
+    sign = re.search(signs, path)
+    return path if sign is None else (path[: path.rfind("/", 0, sign.start())] or "/")
+
+
+def _piece(filesystem: fs.FileSystem, path: str, shown: tuple[str, str]) -> Piece:
+    return Piece(path, filesystem, shown[0] + path + shown[1])
+
+
+def _below(filesystem: fs.FileSystem, folder: str, shown: tuple[str, str]) -> list[Piece]:
+    infos = filesystem.get_file_info(fs.FileSelector(folder, recursive=True))
+    paths = [i.path for i in infos if i.type == fs.FileType.File and i.path.endswith(SUFFIXES) and not _hidden(i.path, folder)]
+    return [_piece(filesystem, path, shown) for path in sorted(paths)]
+
+
+def _hidden(path: str, folder: str) -> bool:
+    return any(part.startswith((".", "_")) for part in path[len(folder) :].split("/"))
+
+
+def _matching(filesystem: fs.FileSystem, base: str, pattern: str, shown: tuple[str, str]) -> list[Piece]:
+    deep = "/" in pattern[len(base) :].strip("/") or "**" in pattern
+    infos = filesystem.get_file_info(fs.FileSelector(base, recursive=deep, allow_not_found=True))
+    expression = re.compile(_translate(pattern))
+    hits = sorted((i for i in infos if expression.fullmatch(i.path)), key=lambda i: str(i.path))
+    files = [i.path for i in hits if i.type == fs.FileType.File and not os.path.basename(i.path).startswith((".", "_"))]
+    # `data/*` means the Parquet in there, not the README beside it.
+    files = [p for p in files if p.endswith(SUFFIXES)] or files
+    pieces = [_piece(filesystem, path, shown) for path in files]
+    for info in hits:
+        if info.type == fs.FileType.Directory:
+            pieces += _below(filesystem, info.path, shown)
+    return sorted(pieces, key=lambda p: p.path)
+
+
+def _translate(pattern: str) -> str:
+    """A glob as a regular expression over whole paths."""
+    parts = []
+    for token in re.findall(r"\*\*/|\*\*|\*|\?|\[[^\]]+\]|.", pattern, re.DOTALL):
+        if token in ("**/", "**"):
+            parts.append("(?:.*/)?" if token == "**/" else ".*")
+        elif token in ("*", "?"):
+            parts.append("[^/]*" if token == "*" else "[^/]")
+        elif len(token) > 1:
+            parts.append("[" + token[1:-1].replace("\\", "\\\\").replace("!", "^", int(token[1] == "!")) + "]")
+        else:
+            parts.append(re.escape(token))
+    return "".join(parts)
+
+
+def read_footers(pieces: Sequence[Piece]) -> list[Footer]:
+    """Footers of all pieces, read side by side; a file that is no whole Parquet file is refused by name."""
+    if len(pieces) == 1:
+        return [read_footer(pieces[0])]
+    with ThreadPoolExecutor(min(_OPENERS, len(pieces))) as pool:
+        return list(pool.map(read_footer, pieces))
+
+
+def read_footer(piece: Piece) -> Footer:
+    try:
+        with piece.filesystem.open_input_file(piece.path) as file:
+            size = file.size()
+            tail = file.read_at(min(8, size), max(0, size - 8))
+            if tail[-4:] not in _MAGIC:
+                raise RaeflowError(
+                    f"{piece.uri}: not a whole Parquet file: its {size} bytes end without Parquet's closing mark "
+                    "(truncated while it was written or copied, or another format)"
+                )
+            length = int.from_bytes(tail[:4], "little")
+            footer = file.read_at(min(length, size), max(0, size - 8 - length))
+            with pq.ParquetFile(file) as parquet:
+                metadata, schema = parquet.metadata, parquet.schema_arrow
+    except ARROW_ERRORS as error:
+        raise RaeflowError(f"{piece.uri}: cannot be read as Parquet ({reason(error)})") from error
+    return Footer(piece, metadata, schema, hashlib.sha256(size.to_bytes(8, "little") + footer).hexdigest())
+
+
+def read_groups(piece: Piece, groups: Sequence[int], columns: Sequence[str], threads: bool = False) -> pa.Table:
+    """Some row groups of some columns as one table, in the order of the file."""
+    try:
+        with piece.filesystem.open_input_file(piece.path) as file, pq.ParquetFile(file, pre_buffer=True) as parquet:
+            return parquet.read_row_groups(list(groups), columns=list(columns), use_threads=threads)
+    except ARROW_ERRORS as error:
+        raise RaeflowError(f"{piece.uri}, {named(groups)}: cannot be read ({reason(error)})") from error
+
+
+def first_row(footer: Footer, column: str) -> Any:
+    """The value of a column in a file's first row, as Python; None where the file has no row."""
+    for value in _first(footer, column):
+        return value
+    return None
+
+
+def _first(footer: Footer, column: str) -> Iterator[Any]:
+    piece = footer.piece
+    try:
+        with piece.filesystem.open_input_file(piece.path) as file, pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(batch_size=1, columns=[column]):
+                yield batch.column(0)[0].as_py()
+                return
+    except ARROW_ERRORS as error:
+        raise RaeflowError(f"{piece.uri}, row group 0, column {column!r}: cannot be read ({reason(error)})") from error
+
+
+def named(groups: Sequence[int]) -> str:
+    return f"row group {groups[0]}" if len(groups) == 1 else f"row groups {groups[0]}-{groups[-1]}"

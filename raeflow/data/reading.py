@@ -1,0 +1,181 @@
+"""What to read and how: units of row groups, and the reader that turns one unit into tensors and masks.
+
+A `Reader` is small and picklable: it holds paths, types and rules, never rows.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from raeflow.data import filters, splits
+from raeflow.data.files import Piece, named, read_groups
+from raeflow.data.rows import RowSpec
+from raeflow.data.tensors import refuse_nulls, to_tensor
+from raeflow.errors import RaeflowError
+
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
+T, R = TypeVar("T"), TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Row groups of one file that are read at once."""
+
+    piece: Piece
+    groups: tuple[int, ...]
+    first: int
+    """Row of the file at which they begin."""
+    rows: int
+    given: int | None
+    """Split that the file was named for; None for `Data.source`, whose rows are divided."""
+    has_label: bool = True
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one unit with everything known of them."""
+
+    x: Tensor
+    """(n, *shape) unscaled."""
+    split: np.ndarray[Any, np.dtype[np.uint8]]
+    """(n,) as `splits.TRAIN` and so on."""
+    target: Tensor | None = None
+    label: Tensor | None = None
+    """(n,) int64; for text, places in `words` until all files are read."""
+    words: tuple[str, ...] | None = None
+    normal: Bools | None = None
+    truth: Bools | None = None
+    keys: splits.Keys | None = None
+    """(n,) hashes of the rows, where they are needed."""
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, chosen: Bools | np.ndarray[Any, np.dtype[np.int64]] | slice) -> Part:
+        """Some of the rows; all of them without a copy."""
+        if isinstance(chosen, np.ndarray) and chosen.dtype == bool and chosen.all():
+            return self
+        index = chosen if isinstance(chosen, slice) else torch.from_numpy(np.flatnonzero(chosen) if chosen.dtype == bool else chosen)
+        tensors = (None if t is None else t[index] for t in (self.x, self.target, self.label))
+        arrays = (None if a is None else a[chosen] for a in (self.split, self.normal, self.truth, self.keys))
+        (x, target, label), (split, normal, truth, keys) = tensors, arrays
+        assert x is not None and split is not None
+        return Part(x, split, target, label, self.words, normal, truth, keys)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads units by one rule."""
+
+    spec: RowSpec
+    target: RowSpec | None = None
+    label: str | None = None
+    text_label: bool = False
+    normal: Any = None
+    """pyarrow expression or None."""
+    anomaly: Any = None
+    split: str | None = None
+    """Split column; None: the hash divides the rows of `Data.source`."""
+    codes: tuple[int, ...] = (splits.TRAIN,)
+    """Splits that the hash decides, and where each ends in [0, 1)."""
+    ends: tuple[float, ...] = (1.0,)
+    extra: tuple[str, ...] = ()
+    """Columns that only the filters need."""
+    classes: tuple[str, ...] | None = field(default=None)
+    """All words of a text label in order, once they are known."""
+
+    def columns(self, unit: Unit) -> list[str]:
+        wanted = [*self.spec.columns, *(self.target.columns if self.target else ()), *self.extra]
+        wanted += [self.label] if self.label and unit.has_label else []
+        wanted += [self.split] if self.split and unit.given is None else []
+        return list(dict.fromkeys(wanted))
+
+    def read(self, unit: Unit, keys: bool = False, threads: bool = False) -> Part:
+        """Rows of a unit; a fault is told with its file, row group and row within the group."""
+        table = read_groups(unit.piece, unit.groups, self.columns(unit), threads)
+        try:
+            return self.part(table, unit, f"{unit.piece.uri}, {named(unit.groups)}", keys)
+        except RaeflowError:
+            if len(unit.groups) == 1:
+                raise
+        for group in unit.groups:  # find the very row group
+            one = replace(unit, groups=(group,))
+            self.part(read_groups(unit.piece, one.groups, self.columns(unit)), one, f"{unit.piece.uri}, {named(one.groups)}", keys)
+        raise AssertionError("a fault in several row groups is in one of them")
+
+    def part(self, table: pa.Table, unit: Unit, where: str, keys: bool = False) -> Part:
+        normal = None if self.normal is None else filters.mask(table, self.normal, "normal", where)
+        x = to_tensor(table, self.spec, where)
+        target = None if self.target is None else to_tensor(table, self.target, where)
+        label, words = self._label(table, unit, where)
+        divided = unit.given is None and len(self.codes) > 1
+        hashes = splits.row_keys(x) if keys or divided else None
+        split = np.full(len(x), splits.TRAIN if unit.given is None else unit.given, np.uint8)
+        if unit.given is None and self.split is not None:
+            split = splits.spoken(table[self.split], self.split, where)
+        if divided and hashes is not None:
+            here = split == splits.TRAIN
+            split = np.where(here, splits.assign(hashes, self.codes, self.ends), split).astype(np.uint8)
+        return Part(x, split, target, label, words, normal, self._truth(table, normal, label, where), hashes if keys else None)
+
+    def _label(self, table: pa.Table, unit: Unit, where: str) -> tuple[Tensor | None, tuple[str, ...] | None]:
+        if self.label is None or not unit.has_label:
+            return None, None
+        column = table[self.label]
+        refuse_nulls(column, self.label, f"{where}, label ", 0)
+        if not self.text_label:
+            return torch.from_numpy(_whole_numbers(column, self.label, where)), None
+        encoded = pc.dictionary_encode(column.cast(pa.string())).unify_dictionaries().combine_chunks()
+        words = tuple(encoded.dictionary.to_pylist()) if len(encoded) else ()
+        codes = encoded.indices.to_numpy().astype(np.int64) if len(encoded) else np.empty(0, np.int64)
+        if self.classes is None:
+            return torch.from_numpy(codes), words
+        return torch.from_numpy(recode(words, self.classes)[codes]), self.classes
+
+    def _truth(self, table: pa.Table, normal: Bools | None, label: Tensor | None, where: str) -> Bools | None:
+        if self.anomaly is not None:
+            return filters.mask(table, self.anomaly, "anomaly", where)
+        if normal is not None:
+            return ~normal
+        return None if label is None else (label != 0).numpy()
+
+
+def recode(words: tuple[str, ...], classes: tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Place of each word among the sorted classes."""
+    return np.searchsorted(np.asarray(classes, dtype=object), np.asarray(words, dtype=object)).astype(np.int64)
+
+
+def _whole_numbers(column: pa.ChunkedArray, name: str, where: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    try:
+        values = pc.cast(column, pa.int64())
+    except pa.ArrowException as error:
+        raise RaeflowError(f"{where}, label column {name!r}: not whole numbers ({str(error).splitlines()[0]})") from error
+    return np.array(values.to_numpy(), np.int64)
+
+
+def prefetch(function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int) -> Iterator[R]:
+    """`map(function, items)` by threads, in order, with at most `ahead` results waiting."""
+    if threads < 1:
+        yield from map(function, items)
+        return
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,244 @@
+"""What a row is, read from schema and footers alone: columns, shape, dtype, layout.
+
+The shape comes from `Data.shape`, else from the column's type, else from metadata of the field or schema
+(`shape` like `28,28,1` in the order of storage, with `layout` like `HWC`), else from the footers' counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raeflow.data import filters
+from raeflow.data.files import Footer, first_row, read_groups
+from raeflow.data.rows import RowSpec, Shape
+from raeflow.data.tensors import is_list, is_number, named_axes, tensor_axes, to_tensor
+from raeflow.errors import RaeflowError
+from raeflow.study import Data
+
+__all__ = ["sniff", "sniff_target", "to_tensor"]
+
+_TELLING = {
+    "label", "labels", "class", "target", "anomaly", "is_anomaly", "outlier", "is_outlier", "split", "anomaly_score",
+}  # fmt: skip
+"""Names of columns that no model should be shown by accident."""
+
+
+def sniff(data: Data, footers: Sequence[Footer]) -> RowSpec:
+    """The row that `data` means in these files, which are checked to agree on it."""
+    footer = footers[0]
+    schema, where = footer.schema, footer.piece.uri
+    columns = tuple(data.columns) if data.columns is not None else _candidates(data, schema, where)
+    for name in columns:
+        _field(schema, name, where)
+    kinds = [_plain(schema.field(name).type) for name in columns]
+    if len(columns) > 1 or is_number(kinds[0]):
+        for name, kind in zip(columns, kinds, strict=True):
+            if not is_number(kind):
+                raise RaeflowError(f"{where}: column {name!r} holds {kind}; several columns make a row only where all are numbers")
+        spec = _table_spec(data, columns, kinds)
+    elif is_image(kinds[0]):
+        spec = _image_spec(data, footers, columns[0])
+    elif _leaf(kinds[0]) is not None:
+        spec = _list_spec(data, footers, columns[0])
+    else:
+        raise RaeflowError(f"{where}: column {columns[0]!r} holds {kinds[0]}, not numbers, lists of numbers or encoded images")
+    return spec
+
+
+def sniff_target(spec: RowSpec, target: str, footer: Footer) -> RowSpec:
+    """How the target column is read: like the row, whose type it must have."""
+    where = footer.piece.uri
+    kind = _plain(_field(footer.schema, target, where).type)
+    row = _plain(footer.schema.field(spec.columns[0]).type)
+    if len(spec.columns) > 1:
+        raise RaeflowError(f"Data(target={target!r}): a target needs the row in one column; this row is {len(spec.columns)} columns")
+    same = is_image(kind) if is_image(row) else _leaf(kind) is not None or is_number(kind)
+    if not same or (_leaf(kind) is None) != (_leaf(row) is None):
+        raise RaeflowError(f"{where}: target {target!r} holds {kind} while the row {spec.columns[0]!r} holds {row}")
+    return RowSpec((target,), spec.kind, spec.shape, spec.dtype, spec.layout, spec.resize)
+
+
+def is_image(kind: pa.DataType) -> bool:
+    """Encoded images: bytes, or the struct of bytes and path of public data hubs."""
+    if pa.types.is_struct(kind):
+        at = kind.get_field_index("bytes")
+        return at >= 0 and is_image(kind.field(at).type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _leaf(kind: pa.DataType) -> pa.DataType | None:
+    """Numbers at the bottom of a list or tensor type; None for any other type."""
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    if not is_list(kind):
+        return None
+    while is_list(kind):
+        kind = kind.value_type
+    return kind if is_number(kind) else None
+
+
+def _field(schema: pa.Schema, name: str, where: str) -> pa.Field:
+    at = schema.get_all_field_indices(name)
+    if len(at) == 1:
+        return schema.field(at[0])
+    have = ", ".join(repr(n) for n in schema.names[:20]) + (", ..." if len(schema.names) > 20 else "")
+    raise RaeflowError(f"{where}: {'no' if not at else len(at)} column{'s'[: len(at)]} named {name!r}; columns are {have}")
+
+
+def _candidates(data: Data, schema: pa.Schema, where: str) -> tuple[str, ...]:
+    """The only list, tensor or image column, else all numeric columns that are not spoken for."""
+    taken = {data.label, data.target, data.split}
+    for field in ("normal", "anomaly"):
+        taken |= set(filters.columns_of(filters.to_expression(getattr(data, field), field), schema.names))
+    free = [f for f in schema if f.name not in taken and not f.name.startswith("__index_level_")]
+    whole = [f.name for f in free if is_image(f.type) or _leaf(f.type) is not None]
+    if len(whole) == 1:
+        return (whole[0],)
+    if whole:
+        raise RaeflowError(f"{where}: columns {', '.join(map(repr, whole))} could each be the row; choose with Data(columns=...)")
+    numeric = tuple(f.name for f in free if is_number(_plain(f.type)))
+    telling = [name for name in numeric if name.lower() in _TELLING]
+    if telling:
+        raise RaeflowError(
+            f"{where}: is column {telling[0]!r} part of the row? Name the row with Data(columns=...), or say "
+            f"Data(label={telling[0]!r}) to leave it out"
+        )
+    if not numeric:
+        have = ", ".join(f"{f.name}: {f.type}" for f in schema)
+        raise RaeflowError(f"{where}: no column of numbers, lists of numbers or encoded images to be the row; columns are {have}")
+    return numeric
+
+
+def _table_spec(data: Data, columns: tuple[str, ...], kinds: Sequence[pa.DataType]) -> RowSpec:
+    shape = tuple(data.shape) if data.shape is not None else (len(columns),)
+    if math.prod(shape) != len(columns):
+        raise RaeflowError(f"Data(shape={shape!r}): {math.prod(shape)} values, but the row has {len(columns)} columns")
+    dtype = "uint8" if all(pa.types.is_uint8(kind) for kind in kinds) else "float32"
+    return RowSpec(columns, "columns", shape, dtype)
+
+
+def _image_spec(data: Data, footers: Sequence[Footer], name: str) -> RowSpec:
+    from raeflow.data.images import sniff as sniff_image
+
+    footer = next((f for f in footers if f.metadata.num_rows), footers[0])
+    value, where = first_row(footer, name), f"{footer.piece.uri}, row group 0, row 0, column {name!r}"
+    encoded = value.get("bytes") if isinstance(value, dict) else value
+    if encoded is None:
+        raise RaeflowError(f"{where}: the value is null" if footer.metadata.num_rows else f"{footer.piece.uri}: there are no rows")
+    shape, dtype = sniff_image(encoded, where)
+    if data.shape is not None:
+        if len(data.shape) != 3 or data.shape[0] not in (1, 3, 4):
+            raise RaeflowError(f"Data(shape={data.shape!r}): encoded images have a shape (C, H, W) with 1, 3 or 4 channels")
+        shape = tuple(data.shape)
+    return RowSpec((name,), "image", shape, dtype, resize=data.shape is not None)
+
+
+def _list_spec(data: Data, footers: Sequence[Footer], name: str) -> RowSpec:
+    field = footers[0].schema.field(name)
+    where = f"{footers[0].piece.uri}: column {name!r}"
+    stored, layout = _stored(field, footers, name)
+    told, word = _told(footers[0].schema, field, math.prod(stored))
+    if told is not None and tensor_axes(field.type) is None:
+        stored = told
+    layout = data.layout or (None if named_axes(field.type) else word) or layout
+    if data.shape is not None:
+        shape = tuple(data.shape)
+        if math.prod(shape) != math.prod(stored):
+            raise RaeflowError(f"Data(shape={shape!r}): {math.prod(shape)} values, but {where} holds {math.prod(stored)} a row")
+        if layout == "HWC" and len(shape) == 3 and shape[0] > 4 and shape[2] in (1, 3, 4):
+            raise RaeflowError(f"Data(shape={shape!r}): a shape is (C, H, W) in either layout; is it {(shape[2], *shape[:2])!r}?")
+        if layout is None and len(shape) == 3 and stored == (*shape[1:], shape[0]) and stored != shape:
+            layout = "HWC"
+    else:
+        shape, layout = _model_shape(stored, layout, where)
+    leaf = _leaf(field.type)
+    return RowSpec((name,), "list", shape, "uint8" if pa.types.is_uint8(leaf) else "float32", layout or "CHW")
+
+
+def _model_shape(stored: Shape, layout: str | None, where: str) -> tuple[Shape, str | None]:
+    """(F,), (C, L) or (C, H, W) of values stored as `stored`."""
+    if len(stored) == 2 and layout == "HW":
+        return (1, *stored), "CHW"
+    if len(stored) > 3:
+        raise RaeflowError(f"{where} holds values of shape {stored}; say Data(shape=...) as (F,), (C, L) or (C, H, W)")
+    if len(stored) == 3 and layout is None and stored[0] > 4 and stored[2] in (1, 3, 4):
+        raise RaeflowError(f"{where} holds values of shape {stored}; say Data(layout='HWC') if channels come last, else 'CHW'")
+    return (stored if layout != "HWC" or len(stored) == 1 else (stored[-1], *stored[:-1])), layout
+
+
+def _told(schema: pa.Schema, field: pa.Field, size: int) -> tuple[Shape | None, str | None]:
+    """`shape` and `layout` in the metadata of field or schema; a shape of another size is about another column."""
+    for metadata in (field.metadata, schema.metadata):
+        values = {k.decode(): v.decode(errors="replace") for k, v in (metadata or {}).items() if k in (b"shape", b"layout")}
+        if "shape" not in values:
+            continue
+        try:
+            shape = tuple(int(n) for n in values["shape"].strip(" []()").rstrip(",").replace("x", ",").split(","))
+        except ValueError:
+            continue
+        if math.prod(shape) == size:
+            word = values.get("layout", "").split()[:1]
+            known = {"HWC": "HWC", "CHW": "CHW", "HW": "HW", "LC": "HWC", "TC": "HWC", "CL": "CHW", "CT": "CHW"}
+            return shape, known.get(word[0].upper()) if word else None
+    return None, None
+
+
+def _stored(field: pa.Field, footers: Sequence[Footer], name: str) -> tuple[Shape, str | None]:
+    """Sizes of a list column's values in the order of storage, or for tensors in that of the model."""
+    axes = tensor_axes(field.type)
+    if axes is not None:
+        return tuple(field.type.shape[axis] for axis in axes), "CHW" if named_axes(field.type) else None
+    kind, sizes = field.type, []
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    while pa.types.is_fixed_size_list(kind):
+        sizes.append(kind.list_size)
+        kind = kind.value_type
+    if not is_list(kind):
+        return tuple(sizes), None
+    if is_list(kind.value_type) or sizes:
+        return _nested(footers, name), None
+    return (_counted(footers, name),), None
+
+
+def _nested(footers: Sequence[Footer], name: str) -> Shape:
+    """Sizes of nested lists, from the first row there is."""
+    footer = next((f for f in footers if f.metadata.num_rows), footers[0])
+    value, sizes = first_row(footer, name), []
+    while isinstance(value, list):
+        sizes.append(len(value))
+        value = value[0] if value else None
+    if not sizes or 0 in sizes:
+        raise RaeflowError(f"{footer.piece.uri}, row group 0, row 0, column {name!r}: no values to tell the shape of a row from")
+    return tuple(sizes)
+
+
+def _counted(footers: Sequence[Footer], name: str) -> int:
+    """Length of the lists of a column: every row group's count of values is that many times its count of rows."""
+    for footer in footers:
+        metadata = footer.metadata
+        paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+        leaf = next(i for i, path in enumerate(paths) if path.startswith(f"{name}."))
+        for group in range(metadata.num_row_groups):
+            rows, values = metadata.row_group(group).num_rows, metadata.row_group(group).column(leaf).num_values
+            if rows:
+                if values % rows:
+                    _refuse_ragged(footer, group, name)
+                return int(values // rows)
+    raise RaeflowError(f"{footers[0].piece.uri}: there are no rows")
+
+
+def _refuse_ragged(footer: Footer, group: int, name: str) -> None:
+    lengths = pc.list_value_length(read_groups(footer.piece, [group], [name])[name]).to_pylist()
+    where, usual = f"{footer.piece.uri}, row group {group}, column {name!r}", Counter(lengths).most_common(1)[0][0]
+    at = next(i for i, length in enumerate(lengths) if length != usual)
+    raise RaeflowError(f"{where}, row {at}: ragged lists: {lengths[at]} values here, {usual} in most rows")

@@ -1,0 +1,103 @@
+"""Which split a row belongs to: a split column's word, or a hash of the row's content.
+
+The hash sees nothing but the row's values, so a row falls in the same split in whatever order, file or
+storage type it comes; rows that are equal stay together, and no split holds a copy of another's row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from torch import Tensor
+
+from raeflow.errors import RaeflowError
+from raeflow.study import SPLITS
+
+Keys = np.ndarray[Any, np.dtype[np.uint64]]
+TRAIN, VALIDATE, CALIBRATE, TEST = range(4)
+ALIASES = {
+    **{name: code for code, name in enumerate(SPLITS)},
+    "training": TRAIN, "val": VALIDATE, "valid": VALIDATE, "validation": VALIDATE, "dev": VALIDATE,
+    "calibration": CALIBRATE, "cal": CALIBRATE, "calib": CALIBRATE, "testing": TEST, "eval": TEST, "evaluation": TEST, "holdout": TEST,
+}  # fmt: skip
+_BLOCK = 1 << 18
+"""Bytes hashed at a time: they and their 64-bit copies stay in the cache."""
+
+
+def _splitmix64(values: Keys) -> Keys:
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): every bit of the result depends on every bit of the value."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def row_keys(rows: Tensor) -> Keys:
+    """A 64-bit key (N,) for each row (N, *shape) of uint8 or float32, from its values alone; -0.0 is 0.0.
+
+    Multilinear hashing of 32-bit words (Carter and Wegman 1979; Lemire and Kaser 2014): the sum of words
+    times fixed odd 64-bit constants modulo 2^64, then mixed. Two different rows share a key with
+    probability of about 2^-32.
+    """
+    values = rows.reshape(len(rows), -1).contiguous().numpy()
+    count, width = values.shape
+    words = -(-width * values.itemsize // 4)
+    factors = _splitmix64(np.arange(words, dtype=np.uint64)) | np.uint64(1)
+    keys = np.empty(count, np.uint64)
+    step = max(1, _BLOCK // (4 * max(words, 1)))
+    for start in range(0, count, step):
+        part = values[start : start + step]
+        if part.dtype == np.float32:
+            part = part + np.float32(0)
+        elif width % 4:
+            part = np.pad(part, ((0, 0), (0, 4 * words - width)))
+        keys[start : start + step] = np.einsum("ij,j->i", part.view(np.uint32).astype(np.uint64), factors)
+    return _splitmix64(keys)
+
+
+def uniform(keys: Keys) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Keys as numbers in [0, 1)."""
+    return (keys >> np.uint64(11)) * 2.0**-53
+
+
+def thinning(keys: Keys) -> Keys:
+    """Keys that are independent of those that chose the split."""
+    return _splitmix64(keys ^ np.uint64(0xD1B54A32D192ED03))
+
+
+def shares(fractions: Sequence[float], given: Sequence[int]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Splits that the hash decides, train and those not `given` elsewhere, and where each of them ends in [0, 1)."""
+    codes = tuple(code for code in range(4) if code == TRAIN or code not in given)
+    total = sum(fractions[code] for code in codes)
+    if fractions[TRAIN] <= 0 or (VALIDATE in codes and fractions[VALIDATE] <= 0):
+        raise RaeflowError(f"Data(fractions={tuple(fractions)!r}): train and validate each need a share above 0")
+    ends = np.cumsum([fractions[code] / total for code in codes])
+    ends[-1] = 1.0
+    return codes, tuple(float(end) for end in ends)
+
+
+def assign(keys: Keys, codes: Sequence[int], ends: Sequence[float]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Split (N,) of rows by their keys."""
+    place = np.searchsorted(np.asarray(ends[:-1]), uniform(keys), side="right")
+    return np.asarray(codes, np.uint8)[place]
+
+
+def spoken(column: pa.ChunkedArray, name: str, where: str, first: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Split (N,) of rows by the words of a split column."""
+    if column.null_count:
+        at = int(pc.index(pc.is_null(column), True).as_py())
+        raise RaeflowError(f"{where}, split column {name!r}, row {first + at}: the value is null")
+    encoded = pc.dictionary_encode(column.cast(pa.string())).combine_chunks()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.chunk(0) if encoded.num_chunks else pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), pa.array([], pa.string()))
+    words = encoded.dictionary.to_pylist()
+    codes = [ALIASES.get(str(word).strip().lower(), -1) for word in words]
+    if -1 in codes:
+        at = int(pc.index(encoded.indices, codes.index(-1)).as_py())
+        known = ", ".join(SPLITS)
+        raise RaeflowError(f"{where}, split column {name!r}, row {first + at}: {words[codes.index(-1)]!r} is none of {known}")
+    return np.asarray(codes, np.uint8)[encoded.indices.to_numpy()]
