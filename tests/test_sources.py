@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raeflow.data import airshower
-from raeflow.data.sources import locate, lookup, named, places, resolve
+from raeflow.data.sources import locate, located, lookup, named, places, resolve
 from raeflow.errors import RaeflowError
 from raeflow.study import Data
 
@@ -123,6 +123,8 @@ def test_data_folder_before_cache(lake):
     assert locate(named()["ecg5000"]) == cached
     shared = put(lake / "data", "ecg5000")
     assert locate(named()["ecg5000"]) == shared
+    assert located("ecg5000") == lake / "data/ecg5000"
+    assert located("digits") is None and located("no such set") is None and not (lake / "cache/digits").exists()
 
 
 def test_the_environment_names_the_folders(monkeypatch):

@@ -21,7 +21,7 @@ from raeflow.study import Data
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["NamedSet", "Places", "locate", "lookup", "make", "named", "places", "resolve"]
+__all__ = ["NamedSet", "Places", "locate", "located", "lookup", "make", "named", "places", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -100,15 +100,21 @@ def _hint(entry: str) -> str:
     return f"named sets are {', '.join(single)} and adbench/NAME, as in adbench/cardio"
 
 
+def located(name: str) -> Path | None:
+    """The folder that holds all files of a named set now, or None; makes and downloads nothing."""
+    chosen = lookup(name)
+    root = _root(chosen) if chosen is not None else None
+    return (root / chosen.files[0]).parent if chosen is not None and root is not None else None
+
+
 def locate(chosen: NamedSet) -> tuple[str, ...]:
     """Paths of a set's files: in $RAEFLOW_DATA, else in the cache; `digits` and `airshower` are made if need be.
 
     Raises RaeflowError where files are missing.
     """
-    here = places()
-    for root in (here.data, here.cache):
-        if root is not None and all((root / name).is_file() for name in chosen.files):
-            return tuple(str(root / name) for name in chosen.files)
+    root, here = _root(chosen), places()
+    if root is not None:
+        return tuple(str(root / name) for name in chosen.files)
     if chosen.made:
         return tuple(str(path) for path in make(chosen, here.cache))
     missing = next(name for name in chosen.files if not (here.cache / name).is_file())
@@ -117,6 +123,12 @@ def locate(chosen: NamedSet) -> tuple[str, ...]:
         f"{chosen.name} is not on this machine: {where} {missing}; "
         f"run `raeflow data fetch {chosen.name}`, or set RAEFLOW_DATA to the folder that holds it"
     )
+
+
+def _root(chosen: NamedSet) -> Path | None:
+    here = places()
+    roots = (here.data, here.cache)
+    return next((root for root in roots if root is not None and all((root / name).is_file() for name in chosen.files)), None)
 
 
 def make(chosen: NamedSet, root: Path) -> list[Path]:
