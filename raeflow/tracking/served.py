@@ -12,6 +12,7 @@ from raeflow.tracking.provenance import requirements
 from raeflow.tracking.store import Store, quiet
 
 if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
     from mlflow.models import ModelSignature
 
     from raeflow.data.rows import RowSpec
@@ -37,19 +38,19 @@ class Served(mlflow.pyfunc.PythonModel):
     def load_context(self, context):
         self.detector = Detector.load(context.artifacts["detector"])
 
-    def predict(self, context, model_input, params=None):
-        named = isinstance(model_input, pd.DataFrame)
-        rows = pa.Table.from_pandas(model_input, preserve_index=False) if named else np.asarray(model_input)
+    def predict(self, context, model_input: INPUT, params=None):
         try:
-            scores = self.detector.score(rows)
+            scores = self.detector.score(ROWS)
         except RaeflowError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
-        return pd.DataFrame({"anomaly_score": scores.astype(np.float64), "is_anomaly": scores > self.detector.threshold.value})
+        return pd.DataFrame({"anomaly_score": scores.astype(np.float64), "is_anomaly": self.detector.flags(scores)})
 
 
 mlflow.models.set_model(Served())
 '''
 """MLflow keeps this file with the model and runs it to load it ("models from code")."""
+TABLE = {"INPUT": "pd.DataFrame", "ROWS": "pa.Table.from_pandas(model_input, preserve_index=False)"}
+TENSOR = {"INPUT": "np.ndarray", "ROWS": "np.asarray(model_input)"}
 
 
 def register(store: Store, run_id: str, name: str, detector: Detector, folder: Path, example: Any) -> str:
@@ -62,8 +63,8 @@ def register(store: Store, run_id: str, name: str, detector: Detector, folder: P
     return same[0] if same else _create_version(store, run_id, name, detector.id, _log(store, run_id, detector, folder, example))
 
 
-def _log(store: Store, run_id: str, detector: Detector, folder: Path, example: Any) -> str:
-    """A logged model of MLflow, with signature and example; its id."""
+def _log(store: Store, run_id: str, detector: Detector, folder: Path, example: Any) -> LoggedModel:
+    """A logged model of MLflow, with signature and example."""
     import mlflow
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
@@ -73,7 +74,7 @@ def _log(store: Store, run_id: str, detector: Detector, folder: Path, example: A
     logged = store.client.create_logged_model(store.experiment, "detector", run_id, tags, params, "anomaly-detector")
     with tempfile.TemporaryDirectory() as work, quiet():
         code, place = Path(work) / "served.py", Path(work) / "model"
-        code.write_text(CODE)
+        code.write_text(source(detector.spec))
         mlflow.pyfunc.save_model(
             path=str(place),
             mlflow_model=Model(artifact_path=logged.artifact_location, model_uuid=logged.model_id, run_id=run_id, model_id=logged.model_id),
@@ -87,10 +88,10 @@ def _log(store: Store, run_id: str, detector: Detector, folder: Path, example: A
         store.client.log_model_artifacts(logged.model_id, str(place))
     store.client.finalize_logged_model(logged.model_id, "READY")
     store.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    return str(logged.model_id)
+    return logged
 
 
-def _create_version(store: Store, run_id: str, name: str, detector: str, model: str) -> str:
+def _create_version(store: Store, run_id: str, name: str, detector: str, logged: LoggedModel) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -100,13 +101,21 @@ def _create_version(store: Store, run_id: str, name: str, detector: str, model: 
             raise
     version = store.client.create_model_version(
         name,
-        f"models:/{model}",
+        logged.artifact_location,
         run_id,
         tags={"raeflow.detector": detector},
         await_creation_for=REGISTRY_PATIENCE_S,
-        model_id=model,
+        model_id=logged.model_id,
     )
     return str(version.version)
+
+
+def source(spec: RowSpec) -> str:
+    """The code of a served detector, for the type of input that its signature declares."""
+    text = CODE
+    for name, value in (TABLE if spec.kind == "columns" else TENSOR).items():
+        text = text.replace(name, value)
+    return text
 
 
 def signature(spec: RowSpec) -> ModelSignature:
