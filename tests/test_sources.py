@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -228,3 +230,57 @@ def test_every_set_tells_its_source_licence_and_citation():
             for field in dataclasses.fields(one)
             if field.name != "label"
         )
+
+
+def _stored(name, column, split):
+    """A column of the files as they are, rows of one split: (N, *shape) in the model's order."""
+    one = named()[name]
+    tables = pa.concat_tables([pq.read_table(path, columns=[column, one.split]) for path in locate(one)])
+    kept = tables.filter(pc.equal(tables[one.split], split))[column].combine_chunks()
+    values = np.asarray(kept.flatten()).reshape(len(kept), -1)
+    if len(one.shape) < 3:
+        return values.reshape(-1, *one.shape)
+    channels, height, width = one.shape
+    return values.reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
+
+
+@needs_data
+@pytest.mark.parametrize(("name", "train", "test"), [("mnist", 60000, 10000), ("galaxies_efigi", 3570, 888), ("noisy_office", 36, 12)])
+def test_image_sets_load_whole(name, train, test):
+    from raeflow.data import inspect, load
+
+    spec, splits = inspect(Data(name)), load(Data(name))
+    assert spec.shape == named()[name].shape and spec.dtype == "uint8" and splits.scaling.mode == "unit"
+    assert len(splits.train) + len(splits.validate) + len(splits.calibrate) == train
+    assert np.array_equal(splits.test.x.numpy(), _stored(name, spec.columns[0], "test")) and len(splits.test) == test
+    if named()[name].target:
+        assert np.array_equal(splits.test.target.numpy(), _stored(name, named()[name].target, "test"))
+
+
+@needs_data
+def test_flagged_sets_train_on_normal_rows_alone():
+    from raeflow.data import load
+
+    beats = load(Data("ecg5000"))
+    assert len(beats.train) + len(beats.validate) + len(beats.calibrate) == 292 and len(beats.test) == 4500
+    assert int(beats.test.anomaly.sum()) == 1590 + 86 + 175 + 22
+    assert np.array_equal(beats.test.x.numpy(), _stored("ecg5000", "signal", "test"))
+    assert len(load(Data("ecg5000", split="hash")).train) > 1500
+    heart = load(Data("adbench/06_cardio"))
+    normal_held_out = len(heart.test) - int(heart.test.anomaly.sum())
+    assert len(heart.train) + len(heart.validate) + len(heart.calibrate) + normal_held_out == 1831 - 176
+    assert heart.spec.shape == (21,) and heart.scaling.mode == "standard"
+
+
+def test_sets_made_here_load(lake, monkeypatch):
+    from raeflow.data import load
+
+    sevens = load(Data("digits", normal=[("label", "!=", 7)]))
+    assert sevens.spec.shape == (1, 8, 8) and sevens.scaling.mode == "unit"
+    held_out = sevens.test.label == 7
+    assert held_out.any() and bool((sevens.test.anomaly == held_out).all()) and not (sevens.train.label == 7).any()
+    monkeypatch.setattr(airshower, "ROWS", 600)
+    monkeypatch.setattr(airshower, "_TRAIN", 500)
+    noise = load(Data("airshower/uniform", normal=[("label", "==", 0)]))
+    assert len(noise.test) == 100 and 30 < int(noise.test.anomaly.sum()) < 70
+    assert not noise.train.target.any() and noise.test.target.any() and noise.train.x.shape[1:] == (1, 500)

@@ -32,6 +32,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'raeflow.data' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"raeflow.data.{_HOMES[name]}"), name)
-    globals()[name] = value  # `load` is a function and a submodule: the function wins once it is asked for
-    return value
+    home = _HOMES[name]
+    module = importlib.import_module(f"raeflow.data.{home}")
+    # All names of a home at once: importing it has just put the submodule `load` where the function belongs.
+    globals().update({each: getattr(module, each) for each, where in _HOMES.items() if where == home})
+    return globals()[name]

@@ -80,7 +80,7 @@ def _adbench(stem: str) -> NamedSet:
 def _airshower(noise: str) -> NamedSet:
     return NamedSet(
         f"airshower/{noise}",
-        f"simulated radio traces of cosmic-ray air showers, {noise} noise; noisy and clean, half of them noise alone",
+        f"simulated radio traces of air showers, {noise} noise",
         # The number is that of raeflow.data.airshower.VERSION: a simulator that draws otherwise writes another file.
         (f"airshower/airshower_{noise}_v1.parquet",),
         ("noisy",),
@@ -150,7 +150,7 @@ _SETS = (
     ),
     NamedSet(
         "ecg5000",
-        "heartbeats of one patient, 140 samples each; anomaly: UCR classes 2-5",
+        "heartbeats of one patient; anomaly: UCR classes 2-5",
         ("ecg5000/ecg5000_train.parquet", "ecg5000/ecg5000_test.parquet"),
         ("signal",),
         "label",
