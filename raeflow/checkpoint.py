@@ -6,7 +6,6 @@ Nothing is pickled, so loading a checkpoint cannot run code.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 from pathlib import Path
@@ -57,11 +56,11 @@ def write_folder(folder: Path, write: Any) -> None:
         write(temporary)
         if folder.exists():
             old = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.old"
-            os.replace(folder, old)
-            os.replace(temporary, folder)
+            folder.replace(old)
+            temporary.replace(folder)
             shutil.rmtree(old)
         else:
-            os.replace(temporary, folder)
+            temporary.replace(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -72,7 +71,7 @@ def write_file(path: Path, write: Any) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         write(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

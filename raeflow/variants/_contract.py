@@ -13,7 +13,7 @@ Shapes: B rows of a batch, Z codes; a row is (F,), (C, L) or (C, H, W).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -50,7 +50,7 @@ class Batch:
         """Uniform noise in [0, 1), (B, *shape), on the batch's device."""
         return self._own(torch.rand, shape)
 
-    def _own(self, draw, shape: Shape) -> Tensor:
+    def _own(self, draw: Callable[..., Tensor], shape: Shape) -> Tensor:
         rows = self.x.shape[0]
         drawn = draw((rows * self.world, *shape), generator=self.generator, device=self.x.device)
         return drawn[self.rank * rows : (self.rank + 1) * rows]

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from raeflow.backbones import Layers, backbone
+from raeflow.backbones import Layers, activation, backbone
 from raeflow.variants import _layers
 from raeflow.variants._contract import Batch, Shape, Variant
 
@@ -30,6 +30,8 @@ class Hyper(Layers):
     """Last non-linearity of the decoder: identity (any scaling) or sigmoid (rows scaled to 0-1)."""
     loss: str = "mse"
     """mse, or bce: binary cross-entropy with sigmoid output, for rows scaled to 0-1."""
+    code_activation: bool = False
+    """Whether the activation also follows the code itself, as in stacked dense networks whose code is one more layer."""
     lr: float = 1e-3
     """Adam's learning rate, 1e-4 to 1e-2."""
     weight_decay: float = 0.0
@@ -80,6 +82,7 @@ class Model(Variant):
         net = backbone(shape, hyper)
         self.encoder = _layers.encoder(net, hyper.latent)
         self.decoder = _layers.decoder(net, hyper.latent)
+        self.code_activation = activation(hyper.activation) if hyper.code_activation else nn.Identity()
         self.output = "sigmoid" if hyper.loss == "bce" else hyper.output
 
     def optimizers(self) -> dict[str, Optimizer]:
@@ -90,7 +93,7 @@ class Model(Variant):
         """One turn: the reconstruction loss, mean over batch and row."""
         if self.output == "sigmoid":
             _layers.check_unit(batch.x, progress, "autoencoder with a sigmoid output", "output='identity' and loss='mse'")
-        logits = self.decoder(self.encoder(batch.x))
+        logits = self.decoder(self.encode(batch.x))
         if self.hyper.loss == "bce":
             yield "autoencoder", functional.binary_cross_entropy_with_logits(logits.float(), batch.x)
         else:
@@ -98,7 +101,7 @@ class Model(Variant):
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, *shape) -> (B, Z)."""
-        z_BZ: Tensor = self.encoder(x)
+        z_BZ: Tensor = self.code_activation(self.encoder(x))
         return z_BZ
 
     def decode(self, z: Tensor) -> Tensor:
