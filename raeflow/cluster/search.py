@@ -1,0 +1,252 @@
+"""Search: Ray Tune runs the trials, Optuna says which, ASHA stops the weak ones, a database remembers.
+
+    Splits, once in shared memory -> trials in reused processes -> reports -> Trial, best first
+"""
+
+from __future__ import annotations
+
+import collections
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.callback import Callback
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from raeflow.cluster import session
+from raeflow.cluster.record import Record
+from raeflow.cluster.shared import node, pack
+from raeflow.cluster.trial import InProcess, brief, plan
+from raeflow.data.rows import Splits
+from raeflow.errors import RaeflowError
+from raeflow.selection import Trial
+from raeflow.study import Study
+
+Say = Callable[[str], None]
+Ended = Callable[[Trial], None]
+
+
+def search(
+    study: Study, splits: Splits, on_trial: Ended | None = None, progress: Say | None = None, resume: bool = True
+) -> list[Trial]:
+    """Search the study's variants and their hyperparameters on train and validation rows alone.
+
+    Trials that an earlier run of the same study ended are taken from the database and not repeated;
+    `on_trial` hears of new ones only. Weights lie in `<study folder>/trials/<number>`.
+
+    Args:
+        resume: False forgets what the database has of this study.
+
+    Returns:
+        All trials, best first: complete ones, then pruned ones, then failed ones.
+
+    Raises:
+        RaeflowError: the database holds another study or cannot be used, a trial can never fit this
+            machine, or no trial gave a model.
+    """
+    record = Record(study, splits, resume)
+    log = Log(study, record, on_trial, progress)
+    missing = study.search.trials - len(log.trials)
+    if missing > 0:
+        session.connect(gpus=study.search.gpus > 0)
+        session.check_fits(f"Search(cpus={study.search.cpus:g}, gpus={study.search.gpus:g})", study.search.cpus, study.search.gpus)
+        _run(study, splits.for_search(), log, missing)
+    if len(log.trials) < study.search.trials:
+        raise KeyboardInterrupt  # Tune swallows the first one to stop its trials
+    if not any(t.status != "failed" for t in log.trials):
+        ((message, count),) = collections.Counter(t.message for t in log.trials).most_common(1)
+        raise RaeflowError(f"all {len(log.trials)} trials failed, {count} of them with: {message}")
+    return ranked(log.trials)
+
+
+def ranked(trials: list[Trial]) -> list[Trial]:
+    """Best first: complete, pruned, failed; then by value; equal ones by number."""
+    order = ("complete", "pruned", "failed")
+    return sorted(trials, key=lambda t: (order.index(t.status), -(t.value or 0.0), t.number))
+
+
+def slots(study: Study) -> int:
+    """Trials at a time: what the study says, or as many as the cluster's cores and GPUs hold now."""
+    s, there = study.search, ray.cluster_resources()
+    fit = there.get("CPU", 1) / (s.cpus * s.workers)
+    if s.gpus:
+        fit = min(fit, there.get("GPU", 0) / (s.gpus * s.workers))
+    return s.slots or max(1, int(fit + 1e-9))
+
+
+def _run(study: Study, splits: Splits, log: Log, missing: int) -> None:
+    """Run the missing trials; Tune's own files are scrap, for the database has all that matters."""
+    trainable = tune.with_parameters(InProcess, plan=plan(study, node()), splits=pack(splits))
+    with tempfile.TemporaryDirectory(prefix="raeflow-") as scrap:
+        tune.run(
+            trainable,
+            name=study.name,
+            storage_path=scrap,
+            num_samples=missing,
+            search_alg=OptunaSearcher(log),
+            scheduler=Halving(study.variants, log.record) if study.search.stop_early else FIFOScheduler(),
+            max_concurrent_trials=min(slots(study), missing),
+            resources_per_trial={"cpu": study.search.cpus, "gpu": study.search.gpus},
+            reuse_actors=True,
+            max_failures=study.cluster.max_failures,
+            raise_on_failed_trial=False,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+            callbacks=[Errors(log)],
+            verbose=0,
+        )
+
+
+def _name(trial: TuneTrial) -> str:
+    return str(trial.config["number"])
+
+
+@dataclass
+class _Running:
+    """What is known of a trial that has not ended."""
+
+    number: int
+    variant: str
+    hyper: dict[str, Any]
+    history: dict[int, dict[str, float]]
+    """By epoch, so that a trial that started again tells nothing twice."""
+    error: str = "its process died"
+
+
+class Log:
+    """Trials of a search as they run and end, for the database, the caller and the eyes."""
+
+    def __init__(self, study: Study, record: Record, on_trial: Ended | None, progress: Say | None) -> None:
+        self.study, self.record, self.on_trial, self.progress = study, record, on_trial, progress
+        self.trials = record.trials()
+        self.running: dict[str, _Running] = {}
+
+    def begin(self, trial_id: str) -> dict[str, Any]:
+        number, variant, hyper = self.record.ask()
+        self.running[trial_id] = _Running(number, variant, hyper, {})
+        return {"number": number, "variant": variant, "hyper": hyper}
+
+    def hear(self, trial_id: str, report: dict[str, Any]) -> None:
+        at = self.running[trial_id]
+        at.history.update({int(e["epoch"]): e for e in report.get("history", ())})
+        self.record.report(at.number, report)
+
+    def end(self, trial_id: str, report: dict[str, Any], died: bool) -> None:
+        """The last report of a trial says how it ended: to its last epoch, stopped before it, or not at all."""
+        at = self.running.pop(trial_id)
+        at.history.update({int(e["epoch"]): e for e in report.get("history", ())})
+        message = at.error if died else report.get("message", "")
+        status = "failed" if message else "complete" if report.get("last") else "pruned"
+        if status == "pruned":
+            self.record.report(at.number, report)
+        history = [at.history[e] for e in sorted(at.history)]
+        loss = report.get("validation_loss", history[-1]["validation_loss"] if history else None)
+        trial = Trial(
+            number=at.number,
+            variant=at.variant,
+            hyper=at.hyper,
+            value=None if status == "failed" else report.get("value"),
+            validation_loss=None if status == "failed" else loss,
+            epochs=len(history),
+            seconds=report.get("seconds", 0.0),
+            status=status,  # type: ignore[arg-type]
+            folder=str(self.record.folder / str(at.number)) if status == "complete" else None,
+            message=message,
+            history=history,
+        )
+        self.record.end(trial)
+        self.trials.append(trial)
+        if self.on_trial:
+            self.on_trial(trial)
+        if self.progress:
+            self.progress(self.line(trial))
+
+    def line(self, trial: Trial) -> str:
+        """trial 3/24 vae 0.9810 best 0.9840 12.1 s"""
+        values = [t.value for t in self.trials if t.status == "complete" and t.value is not None]
+        best = f"best {max(values):.4f} " if values else ""
+        said = f"failed: {trial.message}; " if trial.status == "failed" else f"{trial.value:.4f} "
+        stopped = f"stopped at epoch {trial.epochs} " if trial.status == "pruned" else ""
+        return f"trial {len(self.trials)}/{self.study.search.trials} {trial.variant} {said}{stopped}{best}{trial.seconds:.1f} s"
+
+
+class OptunaSearcher(Searcher):
+    """Optuna's ask and tell as Tune's searcher.
+
+    Unlike Tune's own, it tells trials that ASHA stopped as PRUNED at their last value rather than as
+    COMPLETE, failed ones as FAIL, and goes on from its database rather than from a pickled copy of itself.
+    """
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(metric="value", mode="max")
+        self.log = log
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        return self.log.begin(trial_id)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.log.hear(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if trial_id in self.log.running:
+            self.log.end(trial_id, result or {}, error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """The database is the record."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """The database is the record."""
+
+
+class Errors(Callback):
+    """Hears why a trial's process died, which Tune does not tell its searcher."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        error = trial.get_error()
+        if trial.trial_id in self.log.running and error is not None:
+            self.log.running[trial.trial_id].error = brief(getattr(error, "cause", None) or error)
+
+
+class Halving(FIFOScheduler):
+    """ASHA (Li et al. 2020, arXiv:1810.05934) with factor 2, among the trials of each variant by themselves.
+
+    Curves of different variants cross: a GAN's encoder starts when an autoencoder is nearly done. So trials
+    are compared with those of their own variant at the same share of their settled epochs, and it is the
+    sampler that moves trials from weak variants to strong ones.
+    """
+
+    def __init__(self, variants: tuple[str, ...], record: Record) -> None:
+        super().__init__()
+        self.asha = {
+            v: ASHAScheduler(time_attr="rung", metric="value", mode="max", grace_period=1, max_t=3, reduction_factor=2, stop_last_trials=False)
+            for v in variants
+        }
+        for variant, number, rungs in record.rungs():
+            past = _Past(f"past-{number}")
+            self.asha[variant].on_trial_add(None, past)
+            for rung in sorted(rungs):
+                self.asha[variant].on_trial_result(None, past, {"rung": rung, "value": rungs[rung]})
+
+    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
+        self._of(trial).on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        if "rung" not in result:
+            return str(TrialScheduler.CONTINUE)
+        return str(self._of(trial).on_trial_result(tune_controller, trial, result))
+
+    def _of(self, trial: TuneTrial) -> Any:
+        return self.asha[trial.config["variant"]]
+
+
+@dataclass(frozen=True)
+class _Past:
+    trial_id: str

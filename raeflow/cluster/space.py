@@ -1,0 +1,110 @@
+"""One search space over variants and their hyperparameters, asked for only where they apply."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from raeflow import checkpoint, variants
+from raeflow.study import Study
+
+
+class Suggests(Protocol):
+    """The part of Optuna's trial that spaces are written in."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float: ...
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+
+
+class Scoped:
+    """A trial in which one variant asks: names get the variant's prefix, so ranges of two variants cannot
+    clash, and hyperparameters that the study holds fixed are answered without asking Optuna."""
+
+    def __init__(self, trial: Suggests, prefix: str, fixed: dict[str, Any]) -> None:
+        self.trial, self.prefix, self.fixed = trial, prefix, fixed
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
+        if name in self.fixed:
+            return float(self.fixed[name])
+        return self.trial.suggest_float(self.prefix + name, low, high, step=step, log=log)
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        if name in self.fixed:
+            return int(self.fixed[name])
+        return self.trial.suggest_int(self.prefix + name, low, high, step=step, log=log)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        if name in self.fixed:
+            return self.fixed[name]
+        return self.trial.suggest_categorical(self.prefix + name, choices)
+
+
+class Nearest:
+    """A trial that answers with given values, or the nearest ones that a space allows, and keeps its answers."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = values
+        self.answers: dict[str, Any] = {}
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
+        value = min(max(float(self.values.get(name, low)), low), high)
+        if step is not None:
+            value = min(low + round((value - low) / step) * step, high)
+        return self._keep(name, value)
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        value = min(max(int(self.values.get(name, low)), low), high)
+        value = low + round((value - low) / step) * step
+        return self._keep(name, value if value <= high else value - step)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        value = self.values.get(name)
+        return self._keep(name, value if value in choices else choices[0])
+
+    def _keep(self, name: str, value: Any) -> Any:
+        self.answers[name] = value
+        return value
+
+
+def published(study: Study, variant: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    """The source's own hyperparameters for rows of this shape, under those that the study holds fixed; plain values."""
+    base = variants.get(variant).published(shape)
+    return _plain(variants.hyper(variant, study.hyper.get(variant, {}), base))
+
+
+def first_points(study: Study, shape: tuple[int, ...]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """(parameters as Optuna shall know them, exact hyperparameters) of the first trial of each variant.
+
+    A space covers part of a Hyper, and the source's value may lie outside it: Optuna is told the nearest
+    point of the space, the trial runs the exact values.
+    """
+    points = []
+    for variant in study.variants:
+        exact = published(study, variant, shape)
+        nearest = Nearest(exact)
+        variants.get(variant).space(Scoped(nearest, "", study.hyper.get(variant, {})), shape)
+        params = {f"{variant}.{name}": value for name, value in nearest.answers.items()}
+        points.append(({**_choice(study, variant), **params}, exact))
+    return points
+
+
+def suggest(study: Study, trial: Suggests, shape: tuple[int, ...]) -> tuple[str, dict[str, Any]]:
+    """Ask Optuna for a variant, where there are several, and for that variant's hyperparameters; plain values."""
+    listed = list(study.variants)
+    variant = trial.suggest_categorical("variant", listed) if len(listed) > 1 else listed[0]
+    fixed = study.hyper.get(variant, {})
+    found = variants.get(variant).space(Scoped(trial, f"{variant}.", fixed), shape)
+    return variant, _plain(variants.hyper(variant, fixed, found))
+
+
+def _choice(study: Study, variant: str) -> dict[str, Any]:
+    return {"variant": variant} if len(study.variants) > 1 else {}
+
+
+def _plain(hyper: Any) -> dict[str, Any]:
+    values: dict[str, Any] = checkpoint.plain(dataclasses.asdict(hyper))
+    return values

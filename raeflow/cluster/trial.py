@@ -1,0 +1,150 @@
+"""One trial of a search: train in this process, judge, report, and leave the weights behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from raeflow import checkpoint
+from raeflow.cluster.shared import deliver, unpack
+from raeflow.data.rows import Splits
+from raeflow.errors import RaeflowError
+from raeflow.selection import Judge, judge
+from raeflow.study import Study, Training
+from raeflow.training import Run
+
+RUNGS = (1 / 4, 1 / 2)
+"""Shares of a trial's settled epochs after which the weaker half of its variant's trials is stopped."""
+HEARTBEAT = 10.0
+"""Seconds after which a trial reports, rung or not."""
+FAILURES = (RaeflowError, RuntimeError, ValueError, TypeError, ArithmeticError)
+"""What a hopeless configuration raises, out-of-memory among them: such a trial failed, and its process lives on."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all trials of a search have in common."""
+
+    training: Training
+    selection: str
+    seed: int
+    threads: int
+    folder: Path
+    """Where weights go, on the node `home`."""
+    home: str
+
+
+def plan(study: Study, home: str) -> Plan:
+    """The plan of a study's trials; `home` is the driver's node."""
+    epochs = study.search.epochs or study.training.epochs
+    device = study.training.device
+    if device == "auto" and not study.search.gpus:
+        device = "cpu"  # no trial takes a GPU that it did not reserve
+    training = dataclasses.replace(study.training, epochs=epochs, device=device)
+    folder = (study.folder / "trials").absolute()
+    return Plan(training, study.search.selection, study.seed, max(1, int(study.search.cpus)), folder, home)
+
+
+class InProcess(tune.Trainable):
+    """A trial in a process that goes on to train the next one, with the rows of its node's shared memory."""
+
+    def setup(self, config: dict[str, Any], plan: Plan, splits: Splits) -> None:  # type: ignore[override]
+        torch.set_num_threads(plan.threads)
+        self.plan = plan
+        self.splits = unpack(splits)
+        self.judge = judge(plan.selection, self.splits, plan.seed)
+        self.begin(config)
+
+    def begin(self, config: dict[str, Any]) -> None:
+        """Take up a trial; nothing is built before its first step, so that failing to build fails the trial alone."""
+        self.reports = reports(self.plan, self.splits, self.judge, config["number"], config["variant"], config["hyper"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        report = next(self.reports)
+        return {**report, "done": report["last"]}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing to keep: a trial that is cut short starts again."""
+
+
+def reports(plan: Plan, splits: Splits, judge: Judge, number: int, variant: str, hyper: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Train one trial and yield what Tune and Optuna are told: at each rung, now and then, and last of all.
+
+    A report has `epoch`, `seconds`, `history` (of the epochs since the report before), `last`; `value` where
+    validation losses can be compared; `rung` (1, 2) where a weak trial may be stopped; `message` where it failed.
+    """
+    start = time.perf_counter()
+    state = _State(start)
+    try:
+        run = Run(variant, hyper, splits, plan.training, plan.seed + number)
+        rungs = rung_epochs(plan.training.epochs, run.model.settled_from)
+        for epoch in run.epochs():
+            if epoch.last:
+                break
+            if epoch.number in rungs or time.perf_counter() - state.told > HEARTBEAT:
+                value = judge(run.model, run.scaling) if epoch.settled else None
+                yield state.report(run, epoch.number, value, rungs.get(epoch.number))
+        yield finish(plan, run, judge, number, state)
+    except FAILURES as error:
+        yield {"epoch": 0, "seconds": time.perf_counter() - start, "history": [], "last": True, "message": brief(error)}
+
+
+def finish(plan: Plan, run: Run, judge: Judge, number: int, state: _State) -> dict[str, Any]:
+    """Judge the model that a user would get, write its weights, and tell the end of the trial."""
+    fitted = run.fitted()
+    run.model.load_state_dict(fitted.weights)
+    value = judge(run.model, run.scaling)
+    if not math.isfinite(value):
+        raise RaeflowError(f"{run.variant} was judged {value} after epoch {fitted.best_epoch}")
+    deliver(fitted, plan.folder / str(number), plan.home)
+    loss = run.history[fitted.best_epoch - 1]["validation_loss"]
+    return {**state.report(run, run.done, value, None), "last": True, "validation_loss": loss}
+
+
+class _State:
+    """What has been told of a trial so far."""
+
+    def __init__(self, start: float) -> None:
+        self.start = self.told = start
+        self.epochs = 0
+
+    def report(self, run: Run, epoch: int, value: float | None, rung: int | None) -> dict[str, Any]:
+        news = checkpoint.plain(run.history[self.epochs :])
+        self.told, self.epochs = time.perf_counter(), len(run.history)
+        report = {"epoch": epoch, "seconds": self.told - self.start, "history": news, "last": False}
+        if value is not None and math.isfinite(value):
+            report["value"] = value
+            news[-1]["value"] = value
+            if rung is not None:
+                report["rung"] = rung
+        return report
+
+
+def rung_epochs(epochs: int, settled_from: float) -> dict[int, int]:
+    """Epoch -> rung (1, 2) at which a trial of so many epochs is compared with others of its variant.
+
+    Rungs divide the epochs from which on validation losses mean something: a GAN whose encoder starts when
+    the game is over is compared only then.
+    """
+    first = max(1, math.ceil(settled_from * epochs - 1e-9))
+    span = epochs - first + 1
+    places = [first - 1 + math.ceil(share * span) for share in RUNGS]
+    return {place: rung for rung, place in reversed(list(enumerate(places, 1))) if first <= place < epochs}
+
+
+def brief(error: BaseException) -> str:
+    """One line of an error, with its type where it is not meant for users."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    return line if isinstance(error, RaeflowError) else f"{type(error).__name__}: {line}"
