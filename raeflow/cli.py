@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     act.add_argument("source", nargs="+")
     act = acts.add_parser("fetch", help="download a named set from its public source")
     act.add_argument("name")
-    act.add_argument("--to", help="folder (default: $RAEFLOW_DATA, else the cache)")
+    act.add_argument("--to", help="folder (default: the cache)")
     verb = verbs.add_parser("variants", help="list the variants and their hyperparameters")
     verb.add_argument("name", nargs="?", help="show this variant's hyperparameters")
     verb = verbs.add_parser("init", help="write a study file for your own Parquet")

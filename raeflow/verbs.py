@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -103,10 +104,24 @@ def data(arguments: argparse.Namespace) -> int:
     if arguments.act == "fetch":
         from raeflow.data.fetch import fetch
 
-        for path in fetch(arguments.name, Path(arguments.to) if arguments.to else None):
+        for path in fetch(arguments.name, arguments.to, progress=_downloading()):
             print(path)
         return 0
     return _show(arguments.source)
+
+
+def _downloading() -> Callable[[str, int, int | None], None]:
+    """Progress of downloads on stderr: a line for each file and each tenth of it."""
+    told: dict[str, int] = {}
+
+    def show(file: str, done: int, total: int | None) -> None:
+        tenth = 10 * done // total if total else done >> 24
+        if told.get(file) != tenth:
+            told[file] = tenth
+            of = f" of {total / 1e6:.1f} MB ({10 * tenth} %)" if total else " MB"
+            print(f"{file}: {done / 1e6:.1f}{of}", file=sys.stderr)
+
+    return show
 
 
 def _list_sets() -> int:
