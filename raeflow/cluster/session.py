@@ -12,6 +12,8 @@ from typing import Any
 from raeflow.errors import RaeflowError
 
 _ALWAYS = {
+    # Progress lines are ours; the older output of Tune is the one that can be silent.
+    "RAY_AIR_NEW_OUTPUT": "0",
     # Trials and workers keep the directory they were started in, so that relative paths mean the same everywhere.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # Workers wait in `ray.train.report` until the controller polls: 2 s by default, each epoch.
