@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,8 @@ from raeflow.variants._contract import Variant
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    Rows = npt.NDArray[Any] | Tensor | pa.Table | pa.RecordBatch
+Input: TypeAlias = "npt.NDArray[Any] | Tensor | pa.Table | pa.RecordBatch"
+"""Unscaled rows: an array or tensor (N, *shape) of numbers, or Arrow data (pandas and polars frames too) with the row's columns."""
 
 FORMAT = 1
 """Version of the files on disk; a reader refuses what is newer."""
@@ -63,10 +64,12 @@ class Member:
     """Of its log-scores on normal rows; None in a detector of one member, whose score is the model's own."""
 
     def to_json(self) -> dict[str, Any]:
+        """As plain values."""
         return {"variant": self.variant, "hyper": self.hyper, "moments": None if self.moments is None else list(self.moments)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Member:
+        """What `to_json` gave."""
         return cls(values["variant"], values["hyper"], None if values["moments"] is None else Moments(*values["moments"]))
 
 
@@ -80,6 +83,7 @@ class Graph(nn.Module):
         self.moments = [m for m in moments if m is not None]
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, *shape) -> (B,), higher is stranger."""
         scaled = self.scaling(x)
         scores = [model.score(scaled).float() for model in self.members]  # type: ignore[operator]
         score = combine(scores, self.moments) if self.moments else scores[0]
@@ -135,7 +139,7 @@ class Detector:
         digest = hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode())
         for name, tensor in sorted(self._weights().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()[:12]
 
     def _content(self) -> dict[str, Any]:
@@ -153,15 +157,15 @@ class Detector:
         self.graph.to(self.device)
         return self
 
-    def score(self, rows: Rows, batch_size: int | None = None) -> Floats:
-        """Scores (N,) float32 of unscaled rows, higher is stranger; see `tensors` for what `rows` may be.
+    def score(self, rows: Input, batch_size: int | None = None) -> Floats:
+        """Scores (N,) float32 of unscaled rows, higher is stranger; see `Input` for what `rows` may be.
 
         `batch_size` bounds memory only: no row's score depends on its neighbours. Rows that are not
         finite are refused with their number; a finite row whose error overflows scores infinity.
         """
         return self._map(self.graph, rows, batch_size, ())
 
-    def predict(self, rows: Rows, batch_size: int | None = None) -> Flags:
+    def predict(self, rows: Input, batch_size: int | None = None) -> Flags:
         """(N,) bool: which rows lie above the threshold."""
         return self.flags(self.score(rows, batch_size))
 
@@ -169,7 +173,7 @@ class Detector:
         """(N,) bool of scores (N,): compared in float64, as a reader of the two columns would."""
         return scores > np.float64(self.threshold.value)
 
-    def explain(self, rows: Rows, batch_size: int | None = None) -> Floats:
+    def explain(self, rows: Input, batch_size: int | None = None) -> Floats:
         """(N, *shape) squared error of each value in scaled units; a committee's is the mean over its members."""
 
         def errors(x: Tensor) -> Tensor:
@@ -178,7 +182,7 @@ class Detector:
 
         return self._map(errors, rows, batch_size, self.spec.shape)
 
-    def reconstruct(self, rows: Rows, batch_size: int | None = None) -> Floats:
+    def reconstruct(self, rows: Input, batch_size: int | None = None) -> Floats:
         """(N, *shape) what the model makes of each row, in the data's own units; a committee's is the mean over its members."""
 
         def rebuilt(x: Tensor) -> Tensor:
@@ -197,7 +201,7 @@ class Detector:
     def _mean(parts: list[Tensor]) -> Tensor:
         return parts[0] if len(parts) == 1 else torch.stack(parts).mean(0)
 
-    def _map(self, function: Callable[[Tensor], Tensor], rows: Rows, batch_size: int | None, tail: tuple[int, ...]) -> Floats:
+    def _map(self, function: Callable[[Tensor], Tensor], rows: Input, batch_size: int | None, tail: tuple[int, ...]) -> Floats:
         values = self._take(rows)
         out = torch.empty((len(values), *tail), device=self.device)
         size = batch_size or batch_rows(self.spec.shape)
@@ -207,7 +211,7 @@ class Detector:
                 out[start : start + size] = function(x)
         return out.cpu().numpy()
 
-    def _take(self, rows: Rows) -> npt.NDArray[Any] | Tensor:
+    def _take(self, rows: Input) -> npt.NDArray[Any] | Tensor:
         """Rows (N, *shape) as they came, or out of Arrow; refused unless numeric and of the right shape."""
         if hasattr(rows, "__arrow_c_stream__") or hasattr(rows, "__arrow_c_array__"):
             import pyarrow as pa
@@ -216,12 +220,13 @@ class Detector:
 
             return to_tensor(rows if isinstance(rows, (pa.Table, pa.RecordBatch)) else pa.table(rows), self.spec)
         values = rows if isinstance(rows, Tensor) else np.asarray(rows)
-        kind = "c" if isinstance(values, Tensor) and values.is_complex() else "f" if isinstance(values, Tensor) else values.dtype.kind
-        if kind not in "fiub":
-            raise RaeflowError(f"rows have type {values.dtype}, this detector takes numbers")
-        if tuple(values.shape[1:]) != self.spec.shape or not values.ndim:
+        real = not values.is_complex() if isinstance(values, Tensor) else values.dtype.kind in "fiub"
+        if not real:
+            raise RaeflowError(f"rows have type {values.dtype}, this detector takes real numbers")
+        if not values.ndim or tuple(values.shape[1:]) != self.spec.shape:
+            wanted = f"(N, {', '.join(map(str, self.spec.shape))})"
             hint = "; give one row as rows[None]" if tuple(values.shape) == self.spec.shape else ""
-            raise RaeflowError(f"rows have shape {tuple(values.shape)}, this detector takes {('N', *self.spec.shape)}{hint}".replace("'N'", "N"))
+            raise RaeflowError(f"rows have shape {tuple(values.shape)}, this detector takes {wanted}{hint}")
         return values
 
     def _batch(self, part: npt.NDArray[Any] | Tensor, start: int) -> Tensor:
@@ -269,9 +274,9 @@ class Detector:
             found = cls(spec, scaling, members, models, Threshold.from_json(record["threshold"]), record["lineage"])
             found.graph.load_state_dict(safetensors.torch.load(weights))
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-            raise RaeflowError(f"{where}: not a whole detector of raeflow ({type(error).__name__}: {str(error).splitlines()[0]})") from error
-        if found.id != record["id"]:
-            raise RaeflowError(f"{where}: the detector was changed after it was saved: its content is {found.id}, its id says {record['id']}")
+            raise RaeflowError(f"{where}: not a whole detector of raeflow ({_brief(error)})") from error
+        if found.id != record.get("id"):
+            raise RaeflowError(f"{where}: the detector was changed after it was saved (id {record.get('id')}, its content {found.id})")
         return found.to(device)
 
     def save(self, folder: str | Path) -> Path:
@@ -310,7 +315,7 @@ class Detector:
             program = torch.export.export(graph, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
         except (RuntimeError, ValueError) as error:
             names = ", ".join(m.variant for m in self.members)
-            raise RaeflowError(f"{names}: torch.export cannot trace this model ({str(error).splitlines()[0]})") from error
+            raise RaeflowError(f"{names}: torch.export cannot trace this model ({_brief(error)})") from error
         place.parent.mkdir(parents=True, exist_ok=True)
         archive = io.BytesIO()
         torch.export.save(program, archive, extra_files={CONTENT: self.to_bytes()[0].decode()})
@@ -325,8 +330,13 @@ def batch_rows(shape: tuple[int, ...]) -> int:
 
 @torch.inference_mode()
 def _scores(graph: nn.Module, x: Tensor) -> Iterator[Tensor]:
-    for part in x.split(batch_rows(tuple(x.shape[1:]))):
+    for part in torch.split(x, batch_rows(tuple(x.shape[1:]))):
         yield graph(part)
+
+
+def _brief(error: BaseException) -> str:
+    """An error's kind and first line."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _read(folder: str, name: str) -> bytes:
@@ -339,7 +349,7 @@ def _read(folder: str, name: str) -> bytes:
         with filesystem.open_input_stream(f"{path.rstrip('/')}/{name}") as stream:
             return bytes(stream.read())
     except (OSError, ValueError) as error:
-        raise RaeflowError(f"{folder}: no detector there: {name} cannot be read ({str(error).splitlines()[0]})") from error
+        raise RaeflowError(f"{folder}: no detector there: {name} cannot be read ({_brief(error)})") from error
 
 
 def save_fitted(fitted: Fitted, folder: str | Path) -> Path:
@@ -367,4 +377,4 @@ def load_fitted(folder: str | Path) -> Fitted:
         r = json.loads(content)
         return Fitted(r["variant"], r["hyper"], tuple(r["shape"]), safetensors.torch.load(weights), r["history"], r["best_epoch"])
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise RaeflowError(f"{place}: not a whole trained model ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+        raise RaeflowError(f"{place}: not a whole trained model ({_brief(error)})") from error

@@ -1,0 +1,173 @@
+"""One fragment: read, scored, written under a temporary name, committed whole."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from raeflow.data.files import ARROW_ERRORS, Piece, named, reason
+from raeflow.data.tensors import to_tensor
+from raeflow.detector import Detector
+from raeflow.errors import RaeflowError
+
+ADDED = pa.schema(
+    [("anomaly_score", pa.float32()), ("is_anomaly", pa.bool_()), ("threshold", pa.float64()), ("detector", pa.string())]
+)  # fmt: skip
+"""Columns that scoring adds; `is_anomaly` is `anomaly_score > threshold`, `detector` is its id."""
+STAMP = b"raeflow.scored"
+"""Key in a footer under which an output says what it was made from."""
+_OBJECT_STORES = ("s3", "gcs", "abfs")  # they have no folders to make
+_ENCODINGS = ("BYTE_STREAM_SPLIT", "DELTA_BINARY_PACKED", "DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY")
+_WIDTHS = {"INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8}
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """A range of row groups of one file, and where its scored rows go."""
+
+    piece: Piece
+    groups: tuple[int, ...]
+    first: int
+    """Number of its first row in the file."""
+    rows: int
+    chunk: int
+    """Rows read, scored and written at a time; a chunk is a row group of the output."""
+    columns: tuple[str, ...]
+    """Input columns that are kept, in the order of the file."""
+    out: Piece
+    folders: int
+    """How many folders below the output folder `out` lies."""
+    stamp: str
+    """What decides the output, as JSON: detector, input, row groups, columns."""
+
+
+class Stopped(Exception):  # noqa: N818
+    """The work was called off between two chunks."""
+
+
+def score_fragment(detector: Detector, fragment: Fragment, stopped: Callable[[], bool] | None = None) -> dict[str, Any]:
+    """Read, score, write and commit one fragment.
+
+    Returns statistics: rows, alerts, started and ended (seconds since the epoch), input, output. Where
+    `stopped` says so the work ends between two chunks with nothing committed. Raises RaeflowError with
+    file and row for what cannot be read, scored or written.
+    """
+    started, out = time.time(), fragment.out
+    at = PurePosixPath(out.path)
+    temporary = str(at.with_name(f".{at.name}.{uuid.uuid4().hex[:8]}.tmp"))
+    try:
+        if out.filesystem.type_name not in _OBJECT_STORES:
+            out.filesystem.create_dir(str(at.parent), recursive=True)
+        with out.filesystem.open_output_stream(temporary) as sink:
+            statistics = _write(detector, fragment, sink, stopped)
+        out.filesystem.move(temporary, out.path)
+    except BaseException as error:
+        _discard(out.filesystem, temporary)
+        if isinstance(error, ARROW_ERRORS):
+            what = f"{fragment.piece.uri}, {named(fragment.groups)}: cannot be scored into {out.uri}"
+            raise RaeflowError(f"{what} ({reason(error)})") from error
+        raise
+    return {**statistics, "started": started, "ended": time.time(), "input": fragment.piece.uri, "output": out.uri}
+
+
+def _discard(filesystem: fs.FileSystem, path: str) -> None:
+    """Delete a temporary if it is there; the error that led here is the one to tell of."""
+    try:
+        filesystem.delete_file(path)
+    except ARROW_ERRORS:
+        return
+
+
+def _write(detector: Detector, fragment: Fragment, sink: Any, stopped: Callable[[], bool] | None) -> dict[str, int]:
+    """All rows of a fragment, chunk by chunk; their number and that of alerts."""
+    piece, rows, alerts = fragment.piece, 0, 0
+    # Near files are read in small pieces, so that even a huge row group needs little memory; of far ones every
+    # request costs, so a fragment is fetched in few.
+    near = isinstance(piece.filesystem, fs.LocalFileSystem)
+    ways: dict[str, Any] = {"buffer_size": 1 << 20, "pre_buffer": False} if near else {"pre_buffer": True}
+    with piece.filesystem.open_input_file(piece.path) as file, pq.ParquetFile(file, **ways) as parquet:
+        own = parquet.schema_arrow
+        schema = pa.schema([*(own.field(name) for name in fragment.columns), *ADDED], own.metadata)
+        read = list(dict.fromkeys((*fragment.columns, *detector.spec.columns)))
+        with pq.ParquetWriter(sink, schema, **writing(parquet.metadata, own, schema, fragment)) as writer:
+            for batch in parquet.iter_batches(fragment.chunk, row_groups=list(fragment.groups), columns=read, use_threads=False):
+                if stopped is not None and stopped():
+                    raise Stopped
+                scores = detector.score(to_tensor(batch, detector.spec, piece.uri, fragment.first + rows))
+                flags = detector.flags(scores)
+                constants = (detector.threshold.value, detector.id)
+                added = [pa.array(scores), pa.array(flags)]
+                added += [pa.repeat(pa.scalar(c, f.type), len(scores)) for c, f in zip(constants, list(ADDED)[2:], strict=True)]
+                writer.write_batch(pa.record_batch([*(batch.column(name) for name in fragment.columns), *added], schema=schema))
+                rows, alerts = rows + len(scores), alerts + int(flags.sum())
+            if rows != fragment.rows:
+                raise RaeflowError(f"{piece.uri}: {rows} rows where {fragment.rows} were expected: it changed while it was read")
+            statistics = {"rows": rows, "alerts": alerts}
+            writer.add_key_value_metadata({STAMP: json.dumps({**json.loads(fragment.stamp), "statistics": statistics})})
+    return statistics
+
+
+def writing(metadata: pq.FileMetaData, own: pa.Schema, schema: pa.Schema, fragment: Fragment) -> dict[str, Any]:
+    """Options of a ParquetWriter that writes columns as the input has them: codec, encoding, and a dictionary where it paid.
+
+    Args:
+        metadata: of the input, whose Arrow schema is `own`.
+        schema: of the output.
+        fragment: whose columns and first row group count.
+
+    Statistics are written for flat columns alone: nobody looks for rows by the range of a list's values.
+    """
+    empty = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), empty)
+    stored = pq.read_metadata(pa.BufferReader(empty.getvalue())).schema
+    paths = [stored.column(i).path for i in range(len(stored.names))]
+    flat = {field.name for field in schema if not pa.types.is_nested(field.type)}
+    # Stored columns come in the same order in both files, whatever the input's writer called them.
+    spans = leaves(own)
+    kept = [i for name in fragment.columns for i in spans[name]]
+    group = metadata.row_group(fragment.groups[0])
+    compression: dict[str, str] = {}
+    encodings: dict[str, str] = {}
+    dictionaries = list(ADDED.names[2:])
+    for path, leaf in zip(paths, kept, strict=False):
+        column = group.column(leaf)
+        compression[path] = column.compression.replace("UNCOMPRESSED", "NONE")
+        plain = _WIDTHS.get(column.physical_type, 0) * column.num_values
+        special = [e for e in column.encodings if e in _ENCODINGS]
+        if special:
+            encodings[path] = special[0]
+        elif column.has_dictionary_page and (not plain or column.total_uncompressed_size < 0.5 * plain):
+            dictionaries.append(path)
+    codec = next(iter(compression.values()), "ZSTD")
+    compression |= dict.fromkeys(paths[len(kept):], codec)
+    return {
+        "compression": compression, "column_encoding": encodings or None, "use_dictionary": dictionaries,
+        "write_statistics": [path for path in paths if path in flat],
+    }  # fmt: skip
+
+
+def leaves(schema: pa.Schema) -> dict[str, range]:
+    """Numbers of the stored columns that make up each top-level column (the last one of a name that comes twice)."""
+    spans, at = {}, 0
+    for field in schema:
+        width = _leaf_count(field.type)
+        spans[field.name] = range(at, at + width)
+        at += width
+    return spans
+
+
+def _leaf_count(kind: pa.DataType) -> int:
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return sum(_leaf_count(kind.field(i).type) for i in range(kind.num_fields)) if pa.types.is_nested(kind) else 1

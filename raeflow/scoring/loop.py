@@ -1,0 +1,121 @@
+"""The plain loop over fragments, its progress and its summary."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raeflow.detector import Detector
+from raeflow.scoring.committed import prepare
+from raeflow.scoring.fragment import Fragment, score_fragment
+from raeflow.scoring.planning import plan
+
+MOST_THREADS = 16  # each has a chunk in memory
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `score` did."""
+
+    rows: int
+    """Rows of all fragments, those of earlier runs included."""
+    alerts: int
+    fragments: int
+    skipped: int
+    """Fragments that an earlier run had committed."""
+    seconds: float
+    out: str
+    rate: float = 0.0
+    """Rows a second of this run, from the start of its first fragment to the end of its last; 0 where all were skipped."""
+
+
+def score(
+    detector: Detector, sources: Sequence[str] | str, out: str | Path, columns: Sequence[str] | None = None,
+    progress: Say | None = None, threads: int | None = None,
+) -> Summary:  # fmt: skip
+    """Score Parquet files into Parquet files below `out`, in this process.
+
+    Args:
+        detector: what scores; rows are scored on its device.
+        sources: paths, folders, globs or URIs of Parquet.
+        out: folder or URI; outputs are named after their inputs and row groups.
+        columns: input columns to keep beside the four that are added; None keeps all.
+        progress: called with a line every few seconds.
+        threads: fragments at a time, each with its share of torch's threads; None: as many as torch has threads.
+
+    Raises RaeflowError, in one sentence, for what is wrong with the input before anything is written, and
+    for rows that cannot be scored when they are met; committed fragments stay.
+    """
+    start = time.perf_counter()
+    fragments = plan(detector, sources, out, columns)
+    done, todo = prepare(fragments)
+    report = Progress(fragments, done, progress)
+    fresh = []
+    for statistics in _run(detector, todo, threads or min(torch.get_num_threads(), MOST_THREADS)):
+        fresh.append(statistics)
+        report(statistics)
+    return summarise(done, fresh, time.perf_counter() - start, out)
+
+
+def _run(detector: Detector, todo: Sequence[Fragment], threads: int) -> Iterator[dict[str, Any]]:
+    """Score fragments side by side: reading, arithmetic and writing all release the interpreter's lock."""
+    workers = min(threads, len(todo))
+    if workers <= 1:
+        yield from (score_fragment(detector, fragment) for fragment in todo)
+        return
+    before, stop = torch.get_num_threads(), threading.Event()
+    # n fragments with a thread each beat one fragment with n: nobody waits for the slowest at every layer.
+    pool = ThreadPoolExecutor(workers, "score", torch.set_num_threads, (max(1, before // workers),))
+    try:
+        futures = [pool.submit(score_fragment, detector, fragment, stop.is_set) for fragment in todo]
+        for future in as_completed(futures):
+            yield future.result()
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+class Progress:
+    """A line at the start, at the end, and every two seconds in between."""
+
+    def __init__(self, fragments: Sequence[Fragment], done: Sequence[dict[str, Any]], say: Say | None) -> None:
+        self.say, self.fragments, self.total = say, len(fragments), sum(f.rows for f in fragments)
+        self.count, self.rows, self.fresh = len(done), sum(s["rows"] for s in done), 0
+        self.start = self.last = time.monotonic()
+        if say is not None:
+            kept = f", {len(done)} of them committed before" if done else ""
+            say(f"scoring {self.total:,} rows in {self.fragments} fragments{kept}")
+
+    def __call__(self, statistics: dict[str, Any]) -> None:
+        """Count one fragment."""
+        self.count, self.rows, self.fresh = self.count + 1, self.rows + statistics["rows"], self.fresh + statistics["rows"]
+        now = time.monotonic()
+        if self.say is None or (now - self.last < 2 and self.count < self.fragments):
+            return
+        self.last = now
+        rate = self.fresh / max(now - self.start, 1e-9)
+        left = f", {(self.total - self.rows) / rate:.0f} s left" if self.count < self.fragments else ""
+        self.say(f"scored {self.rows:,} of {self.total:,} rows, {self.count} of {self.fragments} fragments, {rate:,.0f} rows/s{left}")
+
+
+def summarise(done: Sequence[dict[str, Any]], fresh: Sequence[dict[str, Any]], seconds: float, out: str | Path) -> Summary:
+    """Totals over the fragments of earlier runs and of this one."""
+    rate = 0.0
+    if fresh:
+        spent = max(s["ended"] for s in fresh) - min(s["started"] for s in fresh)
+        rate = _total(fresh, "rows") / max(spent, 1e-9)
+    every = [*done, *fresh]
+    return Summary(_total(every, "rows"), _total(every, "alerts"), len(every), len(done), seconds, str(out), rate)
+
+
+def _total(results: Iterable[dict[str, Any]], name: str) -> int:
+    return sum(s[name] for s in results)
