@@ -1,0 +1,106 @@
+"""How well the test split's anomalies are told from its normal rows.
+
+N rows of the test split; nothing here is ever seen by a search, a training or a threshold.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from raeflow import metrics
+from raeflow.detector import Detector, load_fitted
+from raeflow.training import scores
+
+if TYPE_CHECKING:
+    from raeflow.data.rows import Rows, Splits
+    from raeflow.selection import Trial
+
+FOREST_ROWS = 200_000
+"""Train rows that the baseline is given of a stream; each of its trees draws 256 of them."""
+
+Floats = npt.NDArray[Any]
+Flags = npt.NDArray[np.bool_]
+
+
+def truth(splits: Splits) -> Flags | None:
+    """(N,) which test rows are anomalies; None where that is not known or only one kind is there."""
+    test = splits.test
+    if test is None or test.anomaly is None or not len(test):
+        return None
+    flags: Flags = test.anomaly.cpu().numpy().astype(bool)
+    return flags if flags.any() and not flags.all() else None
+
+
+def judge_test(detector: Detector, splits: Splits) -> dict[str, float]:
+    """AUROC, average precision, and accuracy, precision, recall, F1 and alert rates at the threshold, on the test split.
+
+    `alert_rate` is the share of all rows flagged, `false_alarm_rate` that of the normal ones; `rows` and
+    `anomalies` are counts. Empty where no truth is known, or all test rows are of one kind.
+    """
+    flags = truth(splits)
+    if flags is None or splits.test is None:
+        return {}
+    return judged(detector, flags, detector.score(splits.test.x))
+
+
+def judged(detector: Detector, flags: Flags, strange: Floats) -> dict[str, float]:
+    """`judge_test` of scores (N,) that are there already."""
+    alerts = detector.flags(strange)
+    return {
+        **ranked(flags, strange),
+        **metrics.at_threshold(flags, strange, detector.threshold.value),
+        "alert_rate": float(alerts.mean()),
+        "false_alarm_rate": float(alerts[~flags].mean()),
+        "rows": float(len(flags)),
+        "anomalies": float(flags.sum()),
+    }
+
+
+def isolation_forest(splits: Splits, seed: int = 0) -> dict[str, float]:
+    """AUROC and average precision of scikit-learn's IsolationForest (Liu et al. 2008) on the same test split.
+
+    Its parameters are scikit-learn's own; it sees the same scaled train rows, flattened. Empty where no
+    truth is known.
+    """
+    flags = truth(splits)
+    if flags is None or splits.test is None:
+        return {}
+    return ranked(flags, forest_scores(splits, splits.test, seed))
+
+
+def ranked(flags: Flags, strange: Floats) -> dict[str, float]:
+    """The metrics that need no threshold."""
+    return {"auroc": metrics.auroc(flags, strange), "average_precision": metrics.average_precision(flags, strange)}
+
+
+def forest_scores(splits: Splits, rows: Rows, seed: int = 0) -> Floats:
+    """(N,) scores that the baseline, fitted on train, gives to rows; higher is stranger."""
+    from sklearn.ensemble import IsolationForest
+
+    forest = IsolationForest(random_state=seed).fit(_flat(splits, splits.train, FOREST_ROWS))
+    return np.asarray(-forest.score_samples(_flat(splits, rows)))
+
+
+def judge_trial(trial: Trial, splits: Splits) -> dict[str, float]:
+    """AUROC and average precision of a trial's own weights on the test split; empty without truth or weights."""
+    flags = truth(splits)
+    if flags is None or splits.test is None or trial.folder is None:
+        return {}
+    strange = scores(load_fitted(trial.folder).model(), splits.scaling, splits.test).cpu().numpy()
+    # Where the arithmetic overflows a row is as strange as can be, as a detector has it.
+    return ranked(flags, np.nan_to_num(strange, nan=np.inf, posinf=np.inf, neginf=-np.inf))
+
+
+def _flat(splits: Splits, rows: Any, most: int | None = None) -> Floats:
+    """Scaled rows (n, values), the first `most` of them."""
+    parts, count = [], 0
+    for raw in rows.batches(4096):
+        scaled = splits.scaling(raw.x.cpu())
+        parts.append(scaled.reshape(len(scaled), -1).numpy())
+        count += len(scaled)
+        if most is not None and count >= most:
+            break
+    return np.concatenate(parts)[:most]

@@ -1,0 +1,264 @@
+"""One self-contained HTML page per study: question, data, choice, threshold, test, trials, strange rows, what next."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from raeflow import checkpoint
+from raeflow.report import examples, judge, markup, plots
+from raeflow.report.table import chosen_text, hyper_text, leaders, number, value_text, varied
+
+if TYPE_CHECKING:
+    from raeflow.data.rows import Splits
+    from raeflow.detector import Detector
+    from raeflow.selection import Trial
+    from raeflow.study import Study
+
+MOST_EXPLAINED = 2000
+MOST_HYPER = 8
+MOST_TRIALS = 200
+"""Rows of the table of trials; the study's folder holds them all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """The test split as the detector and the baseline see it, scored once for the whole page."""
+
+    scores: judge.Floats
+    alerts: judge.Flags
+    truth: judge.Flags | None
+    forest: judge.Floats | None
+    metrics: dict[str, float]
+    baseline: dict[str, float]
+
+
+def write(study: Study, trials: Sequence[Trial], detector: Detector, splits: Splits, out: str | Path) -> Path:
+    """Write the page to `out` (a folder gets `report.html`), whole or not at all; returns its path."""
+    place = Path(out) if Path(out).suffix in (".html", ".htm") else Path(out) / "report.html"
+    seen = _judge(study, detector, splits)
+    sections = [
+        _head(study, trials, detector, seen),
+        _data(study, splits),
+        _choice(detector),
+        _test(detector, seen),
+        _rows(detector, splits, seen),
+        _trials(trials, splits),
+        _training(trials),
+        _next(study, detector),
+    ]
+    text = markup.page(f"{study.name} - raeflow", sections)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_file(place, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return place
+
+
+def _judge(study: Study, detector: Detector, splits: Splits) -> Judged | None:
+    if splits.test is None or not len(splits.test):
+        return None
+    truth = judge.truth(splits)
+    scores = detector.score(splits.test.x)
+    alerts = detector.flags(scores)
+    if truth is None:
+        return Judged(scores, alerts, None, None, {}, {})
+    forest = judge.forest_scores(splits, splits.test, study.seed)
+    return Judged(scores, alerts, truth, forest, judge.judged(detector, truth, scores), judge.ranked(truth, forest))
+
+
+def _head(study: Study, trials: Sequence[Trial], detector: Detector, seen: Judged | None) -> str:
+    t = detector.threshold
+    asked = f"Which of {', '.join(study.variants)} fits these rows, where is the alarm threshold, and which rows are anomalous?"
+    found = f"Of {len(trials):,} trials, {_named(detector)} was chosen." if trials else f"{_named(detector).capitalize()} was trained."
+    alarm = (
+        f"It flags rows that score above {t.value:.4g}: expect {t.alert_rate:.2%} of normal rows to be flagged "
+        f"(95 % confidence: {t.alert_low:.2%} to {t.alert_high:.2%})."
+    )
+    figures = []
+    if seen is not None:
+        m = seen.metrics
+        if m:
+            figures = [("test AUROC", f"{m['auroc']:.4f}"), ("test average precision", f"{m['average_precision']:.4f}")]
+            figures += [("accuracy at the threshold", f"{m['accuracy']:.4f}"), ("IsolationForest AUROC", f"{seen.baseline['auroc']:.4f}")]
+        figures += [("test rows flagged", f"{seen.alerts.mean():.2%}")]
+    figures.append(("normal rows flagged, expected", f"{t.alert_rate:.2%}"))
+    return "\n".join(
+        [
+            f"<header><h1>{study.name}</h1>",
+            markup.paragraph(asked, "soft"),
+            markup.paragraph(f"{found} {alarm}", "lead"),
+            markup.tiles(figures),
+            "</header>",
+        ]
+    )
+
+
+def _data(study: Study, splits: Splits) -> str:
+    data, spec = study.data, splits.spec
+    parts: list[tuple[str, Any, str]] = [
+        ("train", splits.train, "weights and scaling"), ("validate", splits.validate, "selection and early stopping"),
+        ("calibrate", splits.calibrate, "the threshold"), ("test", splits.test, "this page alone"),
+    ]  # fmt: skip
+    rows = []
+    for name, split, use in parts:
+        anomaly = getattr(split, "anomaly", None) if name == "test" else None
+        known = "-" if anomaly is None else f"{int(anomaly.sum()):,}"
+        rows.append([name, "0" if split is None else f"{len(split):,}", known, use])
+    listed = [data.source] if isinstance(data.source, (str, Path)) else list(data.source)
+    columns = ", ".join(spec.columns[:12]) + (f" and {len(spec.columns) - 12} more" if len(spec.columns) > 12 else "")
+    facts = [
+        ("source", ", ".join(map(str, listed[:4])) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")),
+        ("row", f"{'x'.join(map(str, spec.shape))} of {spec.dtype}, from {columns}"),
+        ("scaling", str(splits.scaling.mode)),
+    ]
+    facts += [(name, str(value)) for name, value in (("normal rows", data.normal), ("label", data.label)) if value is not None]
+    facts.append(("fingerprint", splits.fingerprint or "-"))
+    table = markup.grid(["split", "rows", "anomalies known", "used for"], rows, numbers=(1, 2))
+    return markup.section("Data", table, markup.pairs(facts))
+
+
+def _choice(detector: Detector) -> str:
+    t = detector.threshold
+    members = []
+    for place, member in enumerate(detector.members, 1):
+        values = [(k, value_text(v)) for k, v in member.hyper.items()]
+        members.append(markup.folded(f"{place}. {member.variant}: all hyperparameters", markup.pairs(values)))
+    how = {
+        "mean_std": f"mean + {t.k:g} std",
+        "median_mad": f"median + {t.k:g} MAD",
+        "quantile": f"quantile {t.quantile:g}",
+    }.get(t.method, t.method)
+    unit = "rows" if t.per == "row" else f"batches of {t.batch_size} rows"
+    facts = [
+        ("model", chosen_text(detector)),
+        ("threshold", f"{t.value:.6g} = {how} of {t.count:,} losses ({unit}) of the calibrate split"),
+        ("their mean and std", f"{t.mean:.6g} and {t.std:.6g}"),
+        ("alerts on normal rows", f"{t.alert_rate:.2%} expected, {t.alert_low:.2%} to {t.alert_high:.2%} with 95 % confidence"),
+        ("detector", detector.id),
+    ]
+    return markup.section("Detector and threshold", markup.pairs(facts), *members)
+
+
+def _test(detector: Detector, seen: Judged | None) -> str:
+    if seen is None:
+        return markup.section("Test", markup.paragraph("There is no test split, so nothing was judged."))
+    t = detector.threshold
+    parts = []
+    if seen.metrics and seen.forest is not None:
+        names = ("auroc", "average_precision", "accuracy", "precision", "recall", "f1", "alert_rate", "false_alarm_rate")
+        rows = [[n.replace("_", " "), number(seen.metrics.get(n), 4), number(seen.baseline.get(n), 4)] for n in names]
+        counts = f"{seen.metrics['rows']:,.0f} test rows, {seen.metrics['anomalies']:,.0f} of them anomalies"
+        parts.append(markup.grid(["metric", "detector", "IsolationForest"], rows, counts, numbers=(1, 2)))
+    else:
+        parts.append(
+            markup.paragraph("No truth is known for the test rows (or all are of one kind), so scores are shown, not judged.", "soft")
+        )
+    said = f"Histogram of {len(seen.scores):,} test scores with the threshold at {t.value:.4g}"
+    parts.append(
+        markup.picture(plots.score_histogram(seen.scores, t.value, seen.truth), said, "Rows right of the dashed line are flagged.")
+    )
+    if seen.truth is not None and seen.forest is not None:
+        curves = plots.roc_and_precision(seen.truth, {"detector": seen.scores, "IsolationForest": seen.forest}, t.value)
+        said = f"ROC and precision-recall curves; AUROC {seen.metrics['auroc']:.4f}, IsolationForest {seen.baseline['auroc']:.4f}"
+        parts.append(markup.picture(curves, said, "The dot is the calibrated threshold; dotted lines are what chance would give."))
+    return markup.section("Test", *parts)
+
+
+def _rows(detector: Detector, splits: Splits, seen: Judged | None) -> str:
+    if seen is None or splits.test is None:
+        return ""
+    found = examples.groups(seen.scores, seen.alerts, seen.truth)
+    parts = [examples.shown(group, detector, splits.test, seen.scores, seen.truth) for group in found]
+    if len(detector.spec.shape) == 1:
+        flagged = np.flatnonzero(seen.alerts)[:MOST_EXPLAINED]
+        errors = detector.explain(splits.test.x[torch.from_numpy(flagged if len(flagged) else found[0].index)])
+        told = "Which features raise the alarm: mean share of the error over flagged rows."
+        parts.append(markup.picture(plots.features(errors, examples.feature_names(detector)), told, told))
+    return markup.section("Rows to look at", *parts)
+
+
+def _trials(trials: Sequence[Trial], splits: Splits) -> str:
+    if not trials:
+        return ""
+    firsts = leaders(trials)
+    tested = {t.number: judge.judge_trial(t, splits) for t in firsts}
+    judged = any(tested.values())
+    best = [[t.variant, *_described(t, trials), *_tested(tested[t.number], judged), str(t.epochs), f"{t.seconds:.1f}"] for t in firsts]
+    tests = ["test AUROC", "test AP"] if judged else []
+    heads = ["variant", "hyperparameters", "selection score", "validation loss", *tests, "epochs", "seconds"]
+    parts = [markup.grid(heads, best, "The best trial of each variant, with its own weights.", numbers=range(2, len(heads)))]
+    if firsts:
+        hollow = " Hollow marks were stopped early." if any(t.status == "pruned" for t in trials) else ""
+        told = f"Selection score of {len(trials)} trials, higher is better.{hollow}"
+        parts.append(markup.picture(plots.trials_by_number(trials), told, told))
+    for first in firsts:
+        own = [t for t in trials if t.variant == first.variant and t.value is not None]
+        names = [n for n in varied(first, trials) if len({str(t.hyper.get(n)) for t in own}) > 1][:MOST_HYPER]
+        if names:
+            told = f"Selection score of {first.variant} by {', '.join(names)}."
+            parts.append(markup.picture(plots.trials_by_hyper(trials, first.variant, names), told, told))
+    ranked = sorted(trials, key=lambda t: (t.value is None, -(t.value or 0.0), t.number))[:MOST_TRIALS]
+    rows = [
+        [
+            str(t.number),
+            t.variant,
+            *_described(t, trials),
+            str(t.epochs),
+            f"{t.seconds:.1f}",
+            ": ".join(filter(None, (t.status, t.message))),
+        ]
+        for t in ranked
+    ]
+    heads = ["trial", "variant", "hyperparameters", "selection score", "validation loss", "epochs", "seconds", "status"]
+    every = markup.grid(heads, rows, "Best first.", numbers=(0, 3, 4, 5, 6))
+    return markup.section("Trials", *parts, markup.folded(f"All {len(trials):,} trials", every))
+
+
+def _described(trial: Trial, trials: Sequence[Trial]) -> list[str]:
+    return [hyper_text(trial, trials), number(trial.value, 4), number(trial.validation_loss)]
+
+
+def _tested(test: dict[str, float], judged: bool) -> list[str]:
+    return [number(test.get("auroc"), 4), number(test.get("average_precision"), 4)] if judged else []
+
+
+def _training(trials: Sequence[Trial]) -> str:
+    runs = {t.variant: t.history for t in leaders(trials) if len(t.history) > 1}
+    if not runs:
+        return ""
+    said = f"Losses by epoch of the best trial of {', '.join(runs)}"
+    return markup.section("Training", markup.picture(plots.history(runs), said, "Losses of the best trial of each variant."))
+
+
+def _next(study: Study, detector: Detector) -> str:
+    folder = study.folder
+    tracking = study.tracking or f"sqlite:///{(Path(study.home) / 'mlflow.db').resolve()}"
+    lines = f"""# score new Parquet
+raeflow score {folder / "detector"} NEW.parquet --out scored
+
+# in your own process
+python -c "from raeflow import Detector; print(Detector.load('{folder / "detector"}'))"
+
+# every run, metric and model
+mlflow ui --backend-store-uri {tracking}
+
+# serve the detector over HTTP
+MLFLOW_TRACKING_URI={tracking} mlflow models serve -m models:/{study.name}@champion --env-manager local --port 5001"""
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    foot = f"Written {made} by raeflow {metadata.version('raeflow')}; detector {detector.id}, seed {study.seed}."
+    return markup.section("Go on", markup.commands(lines), markup.paragraph(foot, "soft"))
+
+
+def _named(detector: Detector) -> str:
+    names = [m.variant for m in detector.members]
+    if len(names) > 1:
+        return f"a committee of {len(names)} models"
+    latent = detector.members[0].hyper.get("latent")
+    return f"the {names[0]}" + (f" with {latent} latent numbers" if isinstance(latent, int) and not math.isnan(latent) else "")
