@@ -264,8 +264,8 @@ class Detector:
             version = record["format"]
             if version > FORMAT:
                 raise RaeflowError(
-                    f"{where}: detector of format {version}, written by raeflow {record.get('raeflow')}; this raeflow "
-                    f"{raeflow.__version__} reads format {FORMAT}: upgrade it"
+                    f"detector of format {version}, written by raeflow {record.get('raeflow')}; this raeflow {raeflow.__version__} "
+                    f"reads format {FORMAT}: upgrade it"
                 )
             spec = RowSpec.from_json(record["spec"])
             scaling = Scaling(record["scaling"], spec.shape)
@@ -273,6 +273,8 @@ class Detector:
             models = [variants.build(m.variant, spec.shape, m.hyper).eval() for m in members]
             found = cls(spec, scaling, members, models, Threshold.from_json(record["threshold"]), record["lineage"])
             found.graph.load_state_dict(safetensors.torch.load(weights))
+        except RaeflowError as error:
+            raise RaeflowError(f"{where}: {error}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
             raise RaeflowError(f"{where}: not a whole detector of raeflow ({_brief(error)})") from error
         if found.id != record.get("id"):
