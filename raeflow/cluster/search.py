@@ -1,6 +1,6 @@
 """Search: Ray Tune runs the trials, Optuna says which, ASHA stops the weak ones, a database remembers.
 
-    Splits, once in shared memory -> trials in reused processes -> reports -> Trial, best first
+Splits, once in shared memory -> trials in reused processes -> reports -> Trial, best first
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from ray.tune.search import Searcher
 
 from raeflow.cluster import session
 from raeflow.cluster.record import Record
-from raeflow.cluster.shared import node, pack
-from raeflow.cluster.trial import InProcess, brief, plan
+from raeflow.cluster.shared import node
+from raeflow.cluster.train import Group, place
+from raeflow.cluster.trial import InProcess, brief, plan, spread
 from raeflow.data.rows import Splits
 from raeflow.errors import RaeflowError
 from raeflow.selection import Trial
@@ -31,9 +32,7 @@ Say = Callable[[str], None]
 Ended = Callable[[Trial], None]
 
 
-def search(
-    study: Study, splits: Splits, on_trial: Ended | None = None, progress: Say | None = None, resume: bool = True
-) -> list[Trial]:
+def search(study: Study, splits: Splits, on_trial: Ended | None = None, progress: Say | None = None, resume: bool = True) -> list[Trial]:
     """Search the study's variants and their hyperparameters on train and validation rows alone.
 
     Trials that an earlier run of the same study ended are taken from the database and not repeated;
@@ -54,7 +53,8 @@ def search(
     missing = study.search.trials - len(log.trials)
     if missing > 0:
         session.connect(gpus=study.search.gpus > 0)
-        session.check_fits(f"Search(cpus={study.search.cpus:g}, gpus={study.search.gpus:g})", study.search.cpus, study.search.gpus)
+        s = study.search
+        session.check_fits(f"Search(cpus={s.cpus:g}, gpus={s.gpus:g}, workers={s.workers})", s.cpus, s.gpus, s.workers)
         _run(study, splits.for_search(), log, missing)
     if len(log.trials) < study.search.trials:
         raise KeyboardInterrupt  # Tune swallows the first one to stop its trials
@@ -81,7 +81,7 @@ def slots(study: Study) -> int:
 
 def _run(study: Study, splits: Splits, log: Log, missing: int) -> None:
     """Run the missing trials; Tune's own files are scrap, for the database has all that matters."""
-    trainable = tune.with_parameters(InProcess, plan=plan(study, node()), splits=pack(splits))
+    trainable, resources = _trainable(study, splits)
     with tempfile.TemporaryDirectory(prefix="raeflow-") as scrap:
         tune.run(
             trainable,
@@ -91,8 +91,8 @@ def _run(study: Study, splits: Splits, log: Log, missing: int) -> None:
             search_alg=OptunaSearcher(log),
             scheduler=Halving(study.variants, log.record) if study.search.stop_early else FIFOScheduler(),
             max_concurrent_trials=min(slots(study), missing),
-            resources_per_trial={"cpu": study.search.cpus, "gpu": study.search.gpus},
-            reuse_actors=True,
+            resources_per_trial=resources,
+            reuse_actors=study.search.workers == 1,
             max_failures=study.cluster.max_failures,
             raise_on_failed_trial=False,
             trial_name_creator=_name,
@@ -100,6 +100,17 @@ def _run(study: Study, splits: Splits, log: Log, missing: int) -> None:
             callbacks=[Errors(log)],
             verbose=0,
         )
+
+
+def _trainable(study: Study, splits: Splits) -> tuple[Any, Any]:
+    """What a trial runs, and what it holds: its cores, or next to nothing where its workers hold them."""
+    s, ours = study.search, plan(study, node())
+    if s.workers == 1:
+        return tune.with_parameters(InProcess, plan=ours, splits=splits), {"cpu": s.cpus, "gpu": s.gpus}
+    group = Group(s.workers, s.cpus, s.gpus, study.cluster.max_failures, place(study))
+    trainable = tune.with_parameters(spread, plan=ours, splits={"ref": ray.put(splits)}, group=group)
+    # A driver that held a core could leave its own workers none.
+    return tune.with_resources(trainable, {"node:__internal_head__": 0.01}), None
 
 
 def _name(trial: TuneTrial) -> str:
@@ -226,7 +237,9 @@ class Halving(FIFOScheduler):
     def __init__(self, variants: tuple[str, ...], record: Record) -> None:
         super().__init__()
         self.asha = {
-            v: ASHAScheduler(time_attr="rung", metric="value", mode="max", grace_period=1, max_t=3, reduction_factor=2, stop_last_trials=False)
+            v: ASHAScheduler(
+                time_attr="rung", metric="value", mode="max", grace_period=1, max_t=3, reduction_factor=2, stop_last_trials=False
+            )
             for v in variants
         }
         for variant, number, rungs in record.rungs():

@@ -5,16 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import ray
 from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
 
 from raeflow import checkpoint
-from raeflow.cluster.shared import deliver, unpack
+from raeflow.cluster.shared import deliver
+from raeflow.cluster.train import Group, deal, dealt, on_device, on_workers
 from raeflow.data.rows import Splits
 from raeflow.errors import RaeflowError
 from raeflow.selection import Judge, judge
@@ -56,11 +61,11 @@ def plan(study: Study, home: str) -> Plan:
 class InProcess(tune.Trainable):
     """A trial in a process that goes on to train the next one, with the rows of its node's shared memory."""
 
-    def setup(self, config: dict[str, Any], plan: Plan, splits: Splits) -> None:  # type: ignore[override]
+    def setup(self, config: dict[str, Any], plan: Plan, splits: Splits) -> None:
+        """Once a process: rows, judge, threads."""
         torch.set_num_threads(plan.threads)
-        self.plan = plan
-        self.splits = unpack(splits)
-        self.judge = judge(plan.selection, self.splits, plan.seed)
+        self.plan, self.splits = plan, splits
+        self.judge = judge(plan.selection, splits, plan.seed)
         self.begin(config)
 
     def begin(self, config: dict[str, Any]) -> None:
@@ -68,15 +73,43 @@ class InProcess(tune.Trainable):
         self.reports = reports(self.plan, self.splits, self.judge, config["number"], config["variant"], config["hyper"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The next trial in this process."""
         self.begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
+        """Train up to the next report."""
         report = next(self.reports)
         return {**report, "done": report["last"]}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to keep: a trial that is cut short starts again."""
+
+
+def spread(config: dict[str, Any], plan: Plan, splits: dict[str, Any], group: Group) -> None:
+    """A trial that is itself a Ray Train run; `splits` holds a reference, so that no copy passes through here."""
+    held = ray.get(splits["ref"])
+    datasets, own = deal(held, group.workers)
+    ref = splits["ref"] if own is held else ray.put(own)
+    try:
+        # A name of its own for each attempt: Train would take up what another run of this name left.
+        run_name = f"trial-{config['number']}-{uuid.uuid4().hex[:8]}"
+        on_workers(_judged, {**config, "plan": plan, "splits": ref}, group, run_name, datasets, [TuneReportCallback()])
+    except RaeflowError as error:
+        tune.report({"epoch": 0, "seconds": 0.0, "history": [], "last": True, "message": str(error)})
+
+
+def _judged(config: dict[str, Any]) -> None:
+    """One worker of `spread`."""
+    import ray.train
+
+    plan: Plan = config["plan"]
+    torch.set_num_threads(plan.threads)
+    plan = dataclasses.replace(plan, training=on_device(plan.training, config["gpu"]))
+    splits = dealt(config)
+    judged = judge(plan.selection, splits, plan.seed)
+    for report in reports(plan, splits, judged, config["number"], config["variant"], config["hyper"]):
+        ray.train.report(report)
 
 
 def reports(plan: Plan, splits: Splits, judge: Judge, number: int, variant: str, hyper: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -85,20 +118,23 @@ def reports(plan: Plan, splits: Splits, judge: Judge, number: int, variant: str,
     A report has `epoch`, `seconds`, `history` (of the epochs since the report before), `last`; `value` where
     validation losses can be compared; `rung` (1, 2) where a weak trial may be stopped; `message` where it failed.
     """
-    start = time.perf_counter()
-    state = _State(start)
+    state = _State()
+    workers = dist.get_world_size() if dist.is_initialized() else 1
     try:
         run = Run(variant, hyper, splits, plan.training, plan.seed + number)
         rungs = rung_epochs(plan.training.epochs, run.model.settled_from)
         for epoch in run.epochs():
             if epoch.last:
                 break
-            if epoch.number in rungs or time.perf_counter() - state.told > HEARTBEAT:
+            # Several workers report together or not at all, and their clocks differ.
+            if epoch.number in rungs or (workers == 1 and time.perf_counter() - state.told > HEARTBEAT):
                 value = judge(run.model, run.scaling) if epoch.settled else None
                 yield state.report(run, epoch.number, value, rungs.get(epoch.number))
         yield finish(plan, run, judge, number, state)
     except FAILURES as error:
-        yield {"epoch": 0, "seconds": time.perf_counter() - start, "history": [], "last": True, "message": brief(error)}
+        if workers > 1 and not isinstance(error, RaeflowError):
+            raise  # this worker's own trouble: the others wait for it, and only Ray Train can end them
+        yield {"epoch": state.epochs, "seconds": state.seconds(), "history": [], "last": True, "message": brief(error)}
 
 
 def finish(plan: Plan, run: Run, judge: Judge, number: int, state: _State) -> dict[str, Any]:
@@ -108,7 +144,8 @@ def finish(plan: Plan, run: Run, judge: Judge, number: int, state: _State) -> di
     value = judge(run.model, run.scaling)
     if not math.isfinite(value):
         raise RaeflowError(f"{run.variant} was judged {value} after epoch {fitted.best_epoch}")
-    deliver(fitted, plan.folder / str(number), plan.home)
+    if run.rank == 0:
+        deliver(fitted, plan.folder / str(number), plan.home)
     loss = run.history[fitted.best_epoch - 1]["validation_loss"]
     return {**state.report(run, run.done, value, None), "last": True, "validation_loss": loss}
 
@@ -116,14 +153,17 @@ def finish(plan: Plan, run: Run, judge: Judge, number: int, state: _State) -> di
 class _State:
     """What has been told of a trial so far."""
 
-    def __init__(self, start: float) -> None:
-        self.start = self.told = start
+    def __init__(self) -> None:
+        self.start = self.told = time.perf_counter()
         self.epochs = 0
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
 
     def report(self, run: Run, epoch: int, value: float | None, rung: int | None) -> dict[str, Any]:
         news = checkpoint.plain(run.history[self.epochs :])
         self.told, self.epochs = time.perf_counter(), len(run.history)
-        report = {"epoch": epoch, "seconds": self.told - self.start, "history": news, "last": False}
+        report: dict[str, Any] = {"epoch": epoch, "seconds": self.seconds(), "history": news, "last": False}
         if value is not None and math.isfinite(value):
             report["value"] = value
             news[-1]["value"] = value
