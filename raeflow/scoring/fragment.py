@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -99,21 +99,34 @@ def _write(detector: Detector, fragment: Fragment, sink: Any, stopped: Callable[
         schema = pa.schema([*(own.field(name) for name in fragment.columns), *ADDED], own.metadata)
         read = list(dict.fromkeys((*fragment.columns, *detector.spec.columns)))
         with pq.ParquetWriter(sink, schema, **writing(parquet.metadata, own, schema, fragment)) as writer:
-            for batch in parquet.iter_batches(fragment.chunk, row_groups=list(fragment.groups), columns=read, use_threads=False):
+            for chunk in _chunks(parquet, fragment, read):
                 if stopped is not None and stopped():
                     raise Stopped
-                scores = detector.score(to_tensor(batch, detector.spec, piece.uri, fragment.first + rows))
+                scores = detector.score(to_tensor(chunk, detector.spec, piece.uri, fragment.first + rows))
                 flags = detector.flags(scores)
-                constants = (detector.threshold.value, detector.id)
-                added = [pa.array(scores), pa.array(flags)]
-                added += [pa.repeat(pa.scalar(c, f.type), len(scores)) for c, f in zip(constants, list(ADDED)[2:], strict=True)]
-                writer.write_batch(pa.record_batch([*(batch.column(name) for name in fragment.columns), *added], schema=schema))
+                constants = zip((detector.threshold.value, detector.id), ADDED.types[2:], strict=True)
+                added = [pa.array(scores), pa.array(flags), *(pa.repeat(pa.scalar(c, kind), len(scores)) for c, kind in constants)]
+                kept = [chunk.column(name) for name in fragment.columns]
+                writer.write_table(pa.table([*kept, *added], schema=schema), row_group_size=len(scores))
                 rows, alerts = rows + len(scores), alerts + int(flags.sum())
             if rows != fragment.rows:
                 raise RaeflowError(f"{piece.uri}: {rows} rows where {fragment.rows} were expected: it changed while it was read")
             statistics = {"rows": rows, "alerts": alerts}
             writer.add_key_value_metadata({STAMP: json.dumps({**json.loads(fragment.stamp), "statistics": statistics})})
     return statistics
+
+
+def _chunks(parquet: pq.ParquetFile, fragment: Fragment, columns: list[str]) -> Iterator[pa.Table]:
+    """A fragment's rows, `fragment.chunk` at a time."""
+    parts: list[pa.RecordBatch] = []
+    # Batches end where a row group's dictionary does, so a chunk can come in several.
+    for batch in parquet.iter_batches(fragment.chunk, row_groups=list(fragment.groups), columns=columns, use_threads=False):
+        parts.append(batch)
+        if sum(map(len, parts)) >= fragment.chunk:
+            yield pa.Table.from_batches(parts)
+            parts = []
+    if parts:
+        yield pa.Table.from_batches(parts)
 
 
 def writing(metadata: pq.FileMetaData, own: pa.Schema, schema: pa.Schema, fragment: Fragment) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def _kept(footer: Footer, spec: RowSpec, columns: Sequence[str] | None) -> tuple
     kept = tuple(name for name in names if columns is None or name in columns)
     for name in kept:
         if name in ADDED.names:
-            again = " (the file was scored before)" if STAMP in (footer.schema.metadata or {}) else ""
+            again = " (the file was scored before)" if STAMP in (footer.metadata.metadata or {}) else ""
             raise RaeflowError(
                 f"{uri}: there is a column {name!r} already{again}, which scoring would add: say which columns to keep with "
                 "columns=[...], or --columns"
