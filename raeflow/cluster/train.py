@@ -21,10 +21,9 @@ import torch.distributed as dist
 
 from raeflow import checkpoint
 from raeflow.cluster import session
-from raeflow.cluster.shared import pack, unpack
 from raeflow.data.rows import Rows, Splits
 from raeflow.errors import RaeflowError
-from raeflow.study import Cluster, Study, Training, to_json
+from raeflow.study import Study, Training, to_json
 from raeflow.training import Fitted, Run, check_batch
 
 ALONE_EVERY = 30.0
@@ -43,6 +42,20 @@ class Task:
     seed: int
 
 
+@dataclass(frozen=True)
+class Group:
+    """Workers of one run."""
+
+    workers: int
+    cpus: float
+    """Cores of each."""
+    gpus: float
+    """GPUs of each; 0 trains on the CPU."""
+    max_failures: int
+    place: str
+    """Folder or URI that all nodes reach, for checkpoints."""
+
+
 def train(study: Study, variant: str, hyper: dict[str, Any], splits: Splits, seed: int) -> Fitted:
     """Train one variant in full on `Cluster.workers` workers; 0 trains here, in Ray Train's local mode.
 
@@ -56,13 +69,21 @@ def train(study: Study, variant: str, hyper: dict[str, Any], splits: Splits, see
     cluster = study.cluster
     check_batch(splits.train, study.training.batch_size, max(1, cluster.workers))
     task = Task(variant, checkpoint.plain(hyper), study.training, seed)
-    place = cluster.storage or str((study.folder / "training").absolute())
     if not cluster.workers:
-        return _alone(task, splits, Path(study.folder, "training", name(task, splits)).absolute())
+        return _alone(task, splits, Path(place(study), name(task, splits)))
+    import ray
+
     session.connect(gpus=cluster.gpu)
-    each = {"GPU": 1.0} if cluster.gpu else {"CPU": 1.0}
-    session.check_fits(f"Cluster(workers={cluster.workers})", each.get("CPU", 0), each.get("GPU", 0), cluster.workers)
-    return on_workers(task, splits, cluster, place)
+    group = Group(cluster.workers, 1, float(cluster.gpu), cluster.max_failures, place(study))
+    session.check_fits(f"Cluster(workers={cluster.workers})", group.cpus, group.gpus, group.workers)
+    datasets, splits = deal(splits, group.workers)
+    fitted: Fitted = on_workers(work, {"task": task, "splits": ray.put(splits)}, group, name(task, splits), datasets)
+    return fitted
+
+
+def place(study: Study) -> str:
+    """Where the checkpoints of a study's workers lie."""
+    return study.cluster.storage or str((study.folder / "training").absolute())
 
 
 def name(task: Task, splits: Splits) -> str:
@@ -72,38 +93,42 @@ def name(task: Task, splits: Splits) -> str:
 
 
 def on_workers(
-    task: Task, splits: Splits, cluster: Cluster, place: str, run_name: str = "", callbacks: list[Any] | None = None,
-    loop: Callable[[dict[str, Any]], Any] | None = None, extra: dict[str, Any] | None = None,
-) -> Any:  # fmt: skip
-    """Run `loop` (`work` unless told otherwise) on `cluster.workers` workers; returns what rank 0 returned."""
-    import ray
+    loop: Callable[[dict[str, Any]], Any],
+    config: dict[str, Any],
+    group: Group,
+    run_name: str,
+    datasets: dict[str, Any] | None = None,
+    callbacks: list[Any] | None = None,
+) -> Any:
+    """Run `loop(config)` on each worker of a group; returns what rank 0 returned, and leaves no checkpoint behind.
+
+    A loop that returns a string says why there is no result; it becomes a RaeflowError.
+    """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    datasets, splits = _datasets(splits, cluster.workers)
-    config = {"task": task, "splits": ray.put(pack(splits)), "gpu": cluster.gpu, **(extra or {})}
+    each = {"CPU": group.cpus, **({"GPU": group.gpus} if group.gpus else {})}
     trainer = TorchTrainer(
-        loop or work,
-        train_loop_config=config,
-        scaling_config=ScalingConfig(num_workers=cluster.workers, use_gpu=cluster.gpu),
+        loop,
+        train_loop_config={**config, "gpu": group.gpus > 0},
+        scaling_config=ScalingConfig(num_workers=group.workers, use_gpu=group.gpus > 0, resources_per_worker=each),
         run_config=RunConfig(
-            name=run_name or name(task, splits),
-            storage_path=place,
-            failure_config=FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=3),
+            name=run_name,
+            storage_path=group.place,
+            failure_config=FailureConfig(max_failures=group.max_failures, controller_failure_limit=3),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             callbacks=callbacks,
         ),
         datasets=datasets,
     )
-    result = _fit(trainer, cluster)
-    returned = result.return_value
-    if isinstance(returned, str):
-        raise RaeflowError(returned)
+    result = _fit(trainer, group)
+    if isinstance(result.return_value, str):
+        raise RaeflowError(result.return_value)
     result.filesystem.delete_dir(result.path)
-    return returned
+    return result.return_value
 
 
-def _fit(trainer: Any, cluster: Cluster) -> Any:
+def _fit(trainer: Any, group: Group) -> Any:
     from ray.train import ControllerError, WorkerGroupError
 
     try:
@@ -111,13 +136,13 @@ def _fit(trainer: Any, cluster: Cluster) -> Any:
     except WorkerGroupError as error:
         first = next(iter(error.worker_failures.values()), error)
         why = (str(first).strip().splitlines() or [type(first).__name__])[-1]
-        raise RaeflowError(f"training on {cluster.workers} workers failed {cluster.max_failures + 1} times, at last with: {why}") from error
+        raise RaeflowError(f"training on {group.workers} workers failed {group.max_failures + 1} times, at last with: {why}") from error
     except ControllerError as error:
         why = (str(error.controller_failure).splitlines() or [""])[0]
-        raise RaeflowError(f"Ray Train could not start Cluster(workers={cluster.workers}): {why}") from error
+        raise RaeflowError(f"Ray Train could not start {group.workers} workers: {why}") from error
 
 
-def _datasets(splits: Splits, workers: int) -> tuple[dict[str, Any], Splits]:
+def deal(splits: Splits, workers: int) -> tuple[dict[str, Any], Splits]:
     """Streamed rows go through Ray Data, which reads each once and deals them out; resident ones are shared whole."""
     import ray
 
@@ -139,6 +164,7 @@ def _alone(task: Task, splits: Splits, folder: Path) -> Fitted:
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    session.quiet()
     config = {"task": task, "splits": splits, "folder": folder}
     fitted: Fitted = TorchTrainer(_work_alone, train_loop_config=config, scaling_config=ScalingConfig(num_workers=0)).fit().return_value
     shutil.rmtree(folder, ignore_errors=True)
@@ -175,21 +201,35 @@ def work(config: dict[str, Any]) -> Fitted | str | None:
 
 def start(config: dict[str, Any]) -> Run:
     """This worker's run, taken up from the last checkpoint if there is one."""
-    import ray
     import ray.train
-    from ray.train.torch import get_device
 
     task: Task = config["task"]
-    device = str(get_device()) if config["gpu"] else "cpu" if task.training.device == "auto" else task.training.device
-    splits = unpack(ray.get(config["splits"]))
-    if not isinstance(splits.train, Rows) and dataclasses.is_dataclass(splits.train) and hasattr(splits.train, "shard"):
-        splits = dataclasses.replace(splits, train=dataclasses.replace(splits.train, shard=ray.train.get_dataset_shard("train")))
-    run = Run(task.variant, task.hyper, splits, dataclasses.replace(task.training, device=device), task.seed)
+    run = Run(task.variant, task.hyper, dealt(config), on_device(task.training, config["gpu"]), task.seed)
     latest = ray.train.get_checkpoint()
     if latest is not None:
         with latest.as_directory() as folder:
             run.resume(Path(folder) / "run")
     return run
+
+
+def dealt(config: dict[str, Any]) -> Splits:
+    """The splits of this worker: resident rows in its node's shared memory, streamed ones as its shard."""
+    import ray
+    import ray.train
+
+    splits: Splits = ray.get(config["splits"])
+    if isinstance(splits.train, Rows) or not hasattr(splits.train, "shard"):
+        return splits
+    share: Any = splits.train
+    return dataclasses.replace(splits, train=dataclasses.replace(share, shard=ray.train.get_dataset_shard("train")))
+
+
+def on_device(training: Training, gpu: bool) -> Training:
+    """Training on the GPU that Ray gave this worker; without one, auto is the CPU."""
+    from ray.train.torch import get_device
+
+    auto = str(get_device()) if gpu else "cpu"
+    return dataclasses.replace(training, device=auto if gpu or training.device == "auto" else training.device)
 
 
 def agreed(run: Run, mine: bool) -> bool:
