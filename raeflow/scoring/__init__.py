@@ -6,9 +6,11 @@ when whole. The footer of each output says which detector made it from which inp
 again keeps what is right, replaces what is stale, and neither repeats nor loses a row.
 """
 
-from raeflow.scoring.committed import prepare
+from raeflow.scoring.committed import prepare, sweep
 from raeflow.scoring.fragment import ADDED, STAMP, Fragment, score_fragment
-from raeflow.scoring.loop import Progress, Summary, score, summarise
+from raeflow.scoring.loop import Progress, Say, Summary, score, summarise
 from raeflow.scoring.planning import plan
 
-__all__ = ["ADDED", "STAMP", "Fragment", "Progress", "Summary", "plan", "prepare", "score", "score_fragment", "summarise"]
+__all__ = [
+    "ADDED", "STAMP", "Fragment", "Progress", "Say", "Summary", "plan", "prepare", "score", "score_fragment", "summarise", "sweep",
+]  # fmt: skip

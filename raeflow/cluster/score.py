@@ -1,0 +1,106 @@
+"""Scoring spread over a cluster: Ray Data hands fragments to a pool of actors, each of which scores, writes and commits.
+
+Ray moves no rows: actors read and write the files themselves, so a fragment costs what it costs in the
+plain loop. Inputs and outputs must therefore be reachable from all nodes, by a shared path or a URI.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from raeflow.cluster.session import alone, check_fits, connect
+from raeflow.detector import Detector
+from raeflow.errors import RaeflowError
+from raeflow.scoring import Fragment, Progress, Say, Summary, plan, prepare, score_fragment, summarise, sweep
+
+
+def score(
+    detector_folder: str | Path, sources: Sequence[str] | str, out: str | Path, scorers: int = 1, gpus: float = 0,
+    columns: Sequence[str] | None = None, progress: Say | None = None,
+) -> Summary:  # fmt: skip
+    """`raeflow.scoring.score` on `scorers` Ray actors; the same outputs, and the same taking up of what is there.
+
+    Args:
+        detector_folder: path or URI of a saved detector; only this process reads it.
+        sources: paths, folders, globs or URIs of Parquet that all nodes can read.
+        out: folder or URI that all nodes can write to.
+        scorers: actors, each with one core and one torch thread, or a share of a core where the only machine has fewer.
+        gpus: of each actor; 0 scores on CPUs.
+        columns: input columns to keep; None keeps all.
+        progress: called with a line every few seconds.
+
+    Raises RaeflowError as the plain loop does: before a cluster starts for what footers tell of, later for
+    the first fragment that cannot be scored; committed fragments stay.
+    """
+    start = time.perf_counter()
+    if scorers < 1:
+        raise RaeflowError(f"scorers={scorers}: at least one actor must score")
+    detector = Detector.load(detector_folder, device="cpu")
+    fragments = plan(detector, sources, out, columns)
+    done, todo = prepare(fragments)
+    fresh: list[dict[str, Any]] = []
+    if todo:
+        connect(gpus > 0)
+        report = Progress(fragments, done, progress)
+        try:
+            for statistics in _spread(detector, todo, min(scorers, len(todo)), gpus):
+                fresh.append(statistics)
+                report(statistics)
+        finally:
+            sweep(fragments)
+    return summarise(done, fresh, time.perf_counter() - start, out)
+
+
+def _spread(detector: Detector, todo: Sequence[Fragment], scorers: int, gpus: float) -> Iterator[dict[str, Any]]:
+    """Statistics of fragments as they are committed; raises the first error of an actor."""
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext, from_items
+
+    # Bytes and plan wait in the object store: a node needs nothing of this machine's disk.
+    shared = ray.put((detector.to_bytes(), list(todo)))
+    cpus = 1.0
+    if alone():
+        check_fits(f"scoring on {scorers} actors with {gpus:g} GPUs each", 0, gpus, scorers)
+        cpus = min(1.0, ray.cluster_resources().get("CPU", 1.0) / scorers)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # Items are in memory already, so the pool may take every core: no other operator waits for one.
+    blocks = min(len(todo), max(200, 16 * scorers))
+    results = from_items([{"number": i} for i in range(len(todo))], override_num_blocks=blocks).map_batches(
+        Scorer, fn_constructor_args=(shared, gpus > 0), batch_size=1, compute=ActorPoolStrategy(size=scorers), num_cpus=cpus, num_gpus=gpus
+    )
+    for row in results.iter_rows():
+        error = row.pop("error")
+        if error:
+            raise RaeflowError(error)
+        yield row
+
+
+class Scorer:
+    """An actor of the pool: loads the detector once, then scores the fragments whose numbers it is given."""
+
+    def __init__(self, shared: Any, gpu: bool) -> None:
+        import pyarrow as pa
+        import ray
+        import torch
+
+        torch.set_num_threads(1)
+        pa.set_cpu_count(1)
+        (content, weights), self.fragments = ray.get(shared)
+        self.detector = Detector.from_bytes(content, weights, "the detector", "cuda" if gpu else "cpu")
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """One row of statistics for each number; a mistake of the user's travels as a sentence, anything else as Ray's error."""
+        rows = [self._one(self.fragments[number]) for number in batch["number"]]
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+    def _one(self, fragment: Fragment) -> dict[str, Any]:
+        try:
+            return {**score_fragment(self.detector, fragment), "error": ""}
+        except RaeflowError as error:
+            place = {"input": fragment.piece.uri, "output": fragment.out.uri}
+            return {"rows": 0, "alerts": 0, "started": 0.0, "ended": 0.0, **place, "error": str(error)}

@@ -1,0 +1,115 @@
+"""Scoring on Ray actors: the same files as the plain loop writes, one clear error, and nothing done twice."""
+
+import dataclasses
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from raeflow import scoring, variants
+from raeflow.data.rows import Rows, RowSpec, Splits
+from raeflow.data.scaling import fit_scaling
+from raeflow.detector import Detector
+from raeflow.errors import RaeflowError
+from raeflow.scoring import planning
+from raeflow.study import Calibration
+from raeflow.training import Fitted
+
+F = 6
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two cores of this machine, without a dashboard; only what this module started is ended."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def detector():
+    spec = RowSpec(("x",), "list", (F,), "float32")
+    rows = Rows(torch.randn(256, F, generator=torch.Generator().manual_seed(1)))
+    torch.manual_seed(0)
+    hyper = dataclasses.asdict(variants.get("autoencoder").published((F,)))
+    fitted = Fitted("autoencoder", hyper, (F,), variants.build("autoencoder", (F,), hyper).state_dict())
+    splits = Splits(spec, fit_scaling("auto", (F,), torch.float32, [rows.x]), rows, rows, rows, None)
+    return Detector.assemble([fitted], splits, Calibration())
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "FRAGMENT_ROWS", 500)
+    x = np.random.default_rng(0).normal(size=3000 * F).astype(np.float32)
+    rows = pa.table({"id": pa.array(range(3000)), "x": pa.FixedSizeListArray.from_arrays(pa.array(x), F)})
+    pq.write_table(rows, tmp_path / "rows.parquet", row_group_size=250)
+    return tmp_path / "rows.parquet"
+
+
+def read(out):
+    return ds.dataset(out, format="parquet").to_table().sort_by("id")
+
+
+@pytest.mark.ray
+def test_actors_write_what_the_plain_loop_writes_and_repeat_nothing(cluster, detector, source, tmp_path):
+    from raeflow.cluster.score import score
+
+    folder, lines = detector.save(tmp_path / "detector"), []
+    plain = scoring.score(detector, [str(source)], tmp_path / "plain")
+    first = scoring.plan(detector, [str(source)], tmp_path / "spread")[0]
+    scoring.score_fragment(detector, first)
+    spread = score(folder, [str(source)], tmp_path / "spread", scorers=2, progress=lines.append)
+    assert (spread.rows, spread.alerts, spread.fragments, spread.skipped) == (plain.rows, plain.alerts, 6, 1)
+    assert read(tmp_path / "spread").equals(read(tmp_path / "plain"))
+    assert spread.rate > 0 and lines[-1].startswith("scored 3,000 of 3,000 rows, 6 of 6 fragments")
+    assert sorted(p.name for p in (tmp_path / "spread").iterdir()) == sorted(p.name for p in (tmp_path / "plain").iterdir())
+    assert score(folder, [str(source)], tmp_path / "spread", scorers=2).skipped == 6
+
+
+@pytest.mark.ray
+def test_a_fragment_that_fails_gives_one_sentence_and_the_others_stay(cluster, detector, source, tmp_path):
+    from raeflow.cluster.score import score
+
+    folder = detector.save(tmp_path / "detector")
+    x = np.ones((400, F), np.float32)
+    x[321, 5] = np.inf
+    bad = pa.table({"id": pa.array(range(3000, 3400)), "x": pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), F)})
+    pq.write_table(bad, tmp_path / "worse.parquet")
+    with pytest.raises(RaeflowError, match=r"worse\.parquet.*'x', row 321.* inf") as caught:
+        score(folder, [str(source), str(tmp_path / "worse.parquet")], tmp_path / "out", scorers=1)
+    assert "\n" not in str(caught.value)
+    kept = len(list((tmp_path / "out").glob("rows-*.parquet")))
+    assert kept > 0
+    assert score(folder, [str(source)], tmp_path / "out", scorers=2).skipped >= kept
+    assert read(tmp_path / "out")["id"].to_pylist() == list(range(3000))
+
+
+def test_mistakes_are_refused_before_a_cluster_starts(detector, source, tmp_path, monkeypatch):
+    from raeflow.cluster import score as room
+
+    monkeypatch.setattr(room, "connect", lambda gpus: pytest.fail("a cluster was started"))
+    folder = detector.save(tmp_path / "detector")
+    with pytest.raises(RaeflowError, match="scorers=0"):
+        room.score(folder, [str(source)], tmp_path / "out", scorers=0)
+    with pytest.raises(RaeflowError, match="no column named 'y'"):
+        room.score(folder, [str(source)], tmp_path / "out", scorers=1, columns=["y"])
+    with pytest.raises(RaeflowError, match="no detector there"):
+        room.score(tmp_path / "none", [str(source)], tmp_path / "out", scorers=1)
+
+
+def test_where_all_is_committed_no_cluster_starts(detector, source, tmp_path, monkeypatch):
+    from raeflow.cluster import score as room
+
+    monkeypatch.setattr(room, "connect", lambda gpus: pytest.fail("a cluster was started"))
+    scoring.score(detector, [str(source)], tmp_path / "out")
+    assert room.score(detector.save(tmp_path / "detector"), [str(source)], tmp_path / "out", scorers=2).skipped == 6
