@@ -60,7 +60,8 @@ def shown(group: Group, detector: Detector, test: Rows, scores: Values, truth: V
         titles = [_title(scores[i], None if known is None else bool(known[n])) for n, i in enumerate(group.index)]
         return head + markup.picture(plots.strip(rows, rebuilt, errors, titles), said, group.caption)
     if len(shape) == 2:
-        titles = [f"row {i}, " + _title(scores[i], None if known is None else bool(known[n])) for n, i in enumerate(group.index)]
+        kinds = [""] * len(group.index) if known is None else [", anomaly" if k else ", normal" for k in known]
+        titles = [f"row {i}, score {scores[i]:.3g}{kind}" for i, kind in zip(group.index, kinds, strict=True)]
         return head + markup.picture(plots.signals(rows, rebuilt, titles), said, group.caption)
     return head + _table(group, rows, rebuilt, errors, feature_names(detector), scores, known)
 

@@ -27,6 +27,10 @@ MOST_EXPLAINED = 2000
 MOST_HYPER = 8
 MOST_TRIALS = 200
 """Rows of the table of trials; the study's folder holds them all."""
+METRICS = {
+    "auroc": "AUROC", "average_precision": "average precision", "accuracy": "accuracy at the threshold", "precision": "precision",
+    "recall": "recall", "f1": "F1", "alert_rate": "rows flagged", "false_alarm_rate": "normal rows flagged",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,10 +122,21 @@ def _data(study: Study, splits: Splits) -> str:
         ("row", f"{'x'.join(map(str, spec.shape))} of {spec.dtype}, from {columns}"),
         ("scaling", str(splits.scaling.mode)),
     ]
-    facts += [(name, str(value)) for name, value in (("normal rows", data.normal), ("label", data.label)) if value is not None]
+    facts += [(name, str(value)) for name, value in (("normal rows", _condition(data.normal)), ("label", data.label)) if value]
     facts.append(("fingerprint", splits.fingerprint or "-"))
     table = markup.grid(["split", "rows", "anomalies known", "used for"], rows, numbers=(1, 2))
     return markup.section("Data", table, markup.pairs(facts))
+
+
+def _condition(value: Any) -> str:
+    """A filter in words: `label != 5 and size > 2`; a tuple of tuples of conditions is a choice between them."""
+    if not isinstance(value, tuple) or not value:
+        return "" if value is None else str(value)
+    if isinstance(value[0], str):
+        return " ".join(map(str, value))
+    if isinstance(value[0][0], str):
+        return " and ".join(map(_condition, value))
+    return " or ".join(f"({_condition(part)})" for part in value)
 
 
 def _choice(detector: Detector) -> str:
@@ -152,8 +167,7 @@ def _test(detector: Detector, seen: Judged | None) -> str:
     t = detector.threshold
     parts = []
     if seen.metrics and seen.forest is not None:
-        names = ("auroc", "average_precision", "accuracy", "precision", "recall", "f1", "alert_rate", "false_alarm_rate")
-        rows = [[n.replace("_", " "), number(seen.metrics.get(n), 4), number(seen.baseline.get(n), 4)] for n in names]
+        rows = [[said, number(seen.metrics.get(name), 4), number(seen.baseline.get(name), 4)] for name, said in METRICS.items()]
         counts = f"{seen.metrics['rows']:,.0f} test rows, {seen.metrics['anomalies']:,.0f} of them anomalies"
         parts.append(markup.grid(["metric", "detector", "IsolationForest"], rows, counts, numbers=(1, 2)))
     else:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from raeflow.selection import Trial
 
-BINS = 60
+MOST_BINS, FEWEST_BINS = 60, 15
 MOST_POINTS = 2000
 """Points of a curve or cloud; more would only make the page heavy."""
 
@@ -76,13 +76,14 @@ def roc_and_precision(truth: Values, scored: Mapping[str, Values], threshold: fl
         alarm, found, _ = roc_curve(truth, finite)
         left.plot(*_thinned(alarm, found), **look)
         precision, recall, _ = precision_recall_curve(truth, finite)
-        right.step(*_thinned(recall, precision), where="post", **look)
-        if number == 0 and threshold is not None:
-            flagged = finite > threshold
-            hits, alarms = float(flagged[truth].mean()), float(flagged[~truth].mean())
-            left.plot(alarms, hits, "o", color=INK, label="threshold")
-            if flagged.any():
-                right.plot(hits, float(truth[flagged].mean()), "o", color=INK)
+        right.step(*_thinned(recall[:-1], precision[:-1]), where="post", **look)  # the last point is made up
+    first = next(iter(scored.values()))
+    if threshold is not None:
+        flagged = first > threshold
+        hits = float(flagged[truth].mean())
+        left.plot(float(flagged[~truth].mean()), hits, "o", color=INK, label="threshold")
+        if flagged.any():
+            right.plot(hits, float(truth[flagged].mean()), "o", color=INK)
     left.plot([0, 1], [0, 1], color="#8a8f98", linewidth=0.8, linestyle=":")
     right.axhline(float(truth.mean()), color="#8a8f98", linewidth=0.8, linestyle=":")
     left.set(title="ROC", xlabel="false alarms (share of normal rows)", ylabel="anomalies found", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
@@ -163,32 +164,31 @@ def trials_by_hyper(trials: Sequence[Trial], variant: str, names: Sequence[str])
 
 @styled
 def strip(rows: Values, rebuilt: Values, errors: Values, titles: Sequence[str]) -> Figure:
-    """Images (N, C, H, W), what the model makes of them, and the error of each pixel, (N, C, H, W), one column a row.
+    """Images (N, C, H, W), what the model makes of them, and the error of each pixel, (N, C, H, W); one column a row.
 
     Row and reconstruction share one grey or colour scale; error maps share one scale over all columns.
     """
+    from matplotlib import colormaps
+
     count = len(rows)
     if count == 0 or rows.ndim != 4:
         raise RaeflowError(f"strip: images of shape (N, C, H, W) with N > 0 are needed, got {rows.shape}")
-    ratio = rows.shape[2] / rows.shape[3]
-    figure, panels = figure_of(3 * count, (max(2.4, 0.92 * count), 0.92 * ratio * 3 + 0.45), columns=count, whole=True)
-    low, high = _range(rows)
+    high, wide = rows.shape[2:]
+    gap = max(1, wide // 10)
+    low, top = _range(rows)
     maps = errors.mean(1)
     ceiling = float(np.quantile(maps, 0.999)) or 1.0
-    for column in range(count):
-        for line, image in enumerate((rows[column], rebuilt[column])):
-            pixels = np.clip((np.asarray(image, np.float64) - low) / (high - low), 0, 1)
-            colour = pixels.shape[0] == 3
-            panels[line * count + column].imshow(pixels.transpose(1, 2, 0) if colour else pixels.mean(0), cmap="gray", vmin=0, vmax=1)
-        panels[2 * count + column].imshow(maps[column], cmap="magma", vmin=0, vmax=ceiling)
-        panels[column].set_title(titles[column], fontsize=8.5, fontweight="normal", loc="center")
-    for axes in panels:
-        axes.set(xticks=[], yticks=[])
+    magma = colormaps["magma"](np.clip(maps / ceiling, 0, 1))[..., :3]
+    figure, lines = figure_of(3, (max(2.4, 0.92 * count), 0.95 * high / wide * 3 + 0.45), columns=1, whole=True)
+    shown = {"row": _grey(rows, low, top), "rebuilt": _grey(rebuilt, low, top), "error": magma}
+    for axes, (name, images) in zip(lines, shown.items(), strict=True):
+        axes.imshow(_mosaic(images, gap), interpolation="nearest")
+        axes.set(xticks=[], yticks=[], ylabel=name)
         axes.grid(visible=False)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-    for line, name in enumerate(("row", "rebuilt", "error")):
-        panels[line * count].set_ylabel(name)
+        axes.spines[:].set_visible(False)
+    for column, title in enumerate(titles):
+        middle = column * (wide + gap) + (wide - 1) / 2
+        lines[0].text(middle, -0.5 - 0.06 * high, title, ha="center", va="bottom", fontsize=8.5)
     return figure
 
 
@@ -264,7 +264,8 @@ def _histogram(axes: Axes, groups: Mapping[str, tuple[Values, str]], marks: Sequ
     wide = low > 0 and high / low > 30
     if not high > low:
         low, high = low - 0.5, high + 0.5
-    edges = np.geomspace(low, high, BINS + 1) if wide else np.linspace(low, high, BINS + 1)
+    bins = int(np.clip(3 * math.sqrt(min(map(len, parts.values()))), FEWEST_BINS, MOST_BINS))
+    edges = np.geomspace(low, high, bins + 1) if wide else np.linspace(low, high, bins + 1)
     for name, (part, colour) in groups.items():
         values = np.clip(parts[name], edges[0], edges[-1])
         shares = 100 * np.histogram(values, edges)[0] / max(len(part), 1)
@@ -291,6 +292,22 @@ def _plane(codes: Values) -> tuple[Values, tuple[str, str]]:
     _, spread, axes = np.linalg.svd(centred, full_matrices=False)
     share = 100 * spread**2 / max(float((spread**2).sum()), 1e-300)
     return centred @ axes[:2].T, (f"principal component 1 ({share[0]:.0f} %)", f"principal component 2 ({share[1]:.0f} %)")
+
+
+def _grey(images: Values, low: float, high: float) -> Values:
+    """(N, C, H, W) to (N, H, W, 3) between black and white; three channels are colours, others are averaged."""
+    pixels = np.clip((images.astype(np.float32) - low) / (high - low), 0, 1)
+    colours: Values = pixels if pixels.shape[1] == 3 else pixels.mean(1, keepdims=True).repeat(3, 1)
+    return colours.transpose(0, 2, 3, 1)
+
+
+def _mosaic(images: Values, gap: int) -> Values:
+    """(N, H, W, 3) side by side as (H, N W + (N - 1) gap, 4), with nothing between: one image draws faster than many."""
+    count, high, wide, _ = images.shape
+    out = np.zeros((high, count, wide + gap, 4), np.float32)
+    out[:, :, :wide, :3] = images.transpose(1, 0, 2, 3)
+    out[:, :, :wide, 3] = 1
+    return out.reshape(high, -1, 4)[:, :-gap]
 
 
 def _range(rows: Values) -> tuple[float, float]:
