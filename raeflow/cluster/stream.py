@@ -13,22 +13,26 @@ from ray.data.collate_fn import ArrowBatchCollateFn
 from torch import Tensor
 
 from raeflow.data.rows import Raw, Shape
-from raeflow.data.stream import StreamedRows, train_rows
+from raeflow.data.stream import StreamedRows
 
 if TYPE_CHECKING:
     from ray.data import DataIterator, Dataset
 
 
-def dataset(rows: StreamedRows, cpus: float) -> Dataset:
+def dataset(rows: StreamedRows, spare: float) -> Dataset:
     """A Ray dataset of the train rows: fixed-size lists `x` and `target`, int64 `label`; units in a new order each epoch.
 
     Args:
-        cpus: of a reading task; 0 where the training workers hold every core, else reading would wait for ever.
+        spare: cores that no training worker holds. Readers take them; where there are none, two readers share
+            the workers' cores, for they would wait for a core of their own for ever.
     """
     import ray
 
     units = ray.data.from_items([{"unit": i} for i in range(len(rows.units))], override_num_blocks=len(rows.units))
-    return units.randomize_block_order().map_batches(_read, batch_size=1, batch_format="pyarrow", fn_kwargs={"rows": rows}, num_cpus=cpus)
+    readers = ray.data.TaskPoolStrategy(size=max(2, int(spare)))
+    return units.randomize_block_order().map_batches(
+        _read, batch_size=1, batch_format="pyarrow", fn_kwargs={"rows": rows}, num_cpus=1 if spare >= 2 else 0, compute=readers
+    )
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def _read(batch: pa.Table, rows: StreamedRows) -> pa.Table:
 
 
 def _table(rows: StreamedRows, unit: int) -> pa.Table:
-    part = train_rows(rows.reader.read(rows.units[unit]))
+    part = rows.reader.read(rows.units[unit]).train()
     columns: dict[str, Any] = {"x": _lists(part.x)}
     if part.target is not None:
         columns["target"] = _lists(part.target)

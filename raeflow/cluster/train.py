@@ -156,7 +156,7 @@ def deal(splits: Splits, workers: int) -> tuple[dict[str, Any], Splits]:
     spare = ray.cluster_resources().get("CPU", 0) - workers
     empty: Any = None  # a worker puts its shard there
     share = ShardRows(empty, len(train), train.shape, train.window)
-    return {"train": dataset(train, 1 if spare >= 1 else 0)}, dataclasses.replace(splits, train=share)
+    return {"train": dataset(train, spare)}, dataclasses.replace(splits, train=share)
 
 
 def _alone(task: Task, splits: Splits, folder: Path) -> Fitted:
