@@ -136,12 +136,15 @@ class Run:
         return dict(zip(sums, means.tolist(), strict=True))
 
     def _step(self, player: str, loss: Tensor) -> None:
-        optimizer, parameters = self.optimizers[player], self.players[player]
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss, inputs=parameters)
+        """Gradients of this player's parameters alone, averaged over the workers, then one step of its optimiser."""
+        parameters = self.players[player]
+        for p in parameters:
+            p.grad = None
+        # Where nobody else owns a parameter, the cheaper full backward pass finds the same gradients.
+        torch.autograd.backward(loss, inputs=parameters if len(self.players) > 1 else None)
         if self.world > 1:
             average(parameters, self.world)
-        optimizer.step()
+        self.optimizers[player].step()
 
     def _batch(self, raw: Raw) -> Batch:
         with torch.no_grad():

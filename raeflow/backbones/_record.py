@@ -97,9 +97,9 @@ class Backbone:
 
     features: int
     """Values that the encoder gives and the decoder takes for each row."""
-    encoder: Callable[[], nn.Module]
+    encoder: Callable[[], nn.Sequential]
     """Builds (B, *shape) -> (B, features)."""
-    decoder: Callable[[], nn.Module]
+    decoder: Callable[[], nn.Sequential]
     """Builds (B, features) -> (B, *shape), linear at its end."""
 
 

@@ -47,7 +47,7 @@ def backbone(shape: tuple[int, ...], layers: Layers) -> Backbone:
     stages = _stages(shape, layers)
     inmost = (stages[-1].outer, *stages[-1].after) if stages else shape
 
-    def encoder() -> nn.Module:
+    def encoder() -> nn.Sequential:
         parts: list[nn.Module] = []
         for index, s in enumerate(stages, start=1):
             layer = convolution(s.inner, s.outer, s.kernel, s.stride, s.padding)
@@ -56,7 +56,7 @@ def backbone(shape: tuple[int, ...], layers: Layers) -> Backbone:
                 parts.append(activation(layers.activation))
         return nn.Sequential(*parts, nn.Flatten())
 
-    def decoder() -> nn.Module:
+    def decoder() -> nn.Sequential:
         parts: list[nn.Module] = [nn.Unflatten(1, inmost)]
         for index in range(len(stages), 0, -1):
             s = stages[index - 1]

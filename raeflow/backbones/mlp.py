@@ -17,20 +17,20 @@ def backbone(shape: tuple[int, ...], layers: Layers) -> Backbone:
     derived = tuple(max(layers.width >> i, layers.latent) for i in range(layers.depth))
     sizes = (row, *(layers.layers or derived))
 
-    def encoder() -> nn.Module:
-        parts: list[nn.Module] = [nn.Flatten()]
+    def encoder() -> nn.Sequential:
+        parts: list[nn.Module] = [] if len(shape) == 1 else [nn.Flatten()]
         for index, (inner, outer) in enumerate(itertools.pairwise(sizes), start=1):
             parts.append(nn.Linear(inner, outer))
             if index < len(sizes) - 1 or layers.feature_activation:
                 parts.append(activation(layers.activation))
         return nn.Sequential(*parts)
 
-    def decoder() -> nn.Module:
+    def decoder() -> nn.Sequential:
         parts: list[nn.Module] = []
         for index in range(len(sizes) - 1, 0, -1):
             if index < len(sizes) - 1 or layers.feature_activation:
                 parts.append(activation(layers.activation))
             parts.append(nn.Linear(sizes[index], sizes[index - 1]))
-        return nn.Sequential(*parts, nn.Unflatten(1, shape))
+        return nn.Sequential(*parts) if len(shape) == 1 else nn.Sequential(*parts, nn.Unflatten(1, shape))
 
     return Backbone(sizes[-1], encoder, decoder)

@@ -18,12 +18,12 @@ from raeflow.errors import RaeflowError
 
 def encoder(net: Backbone, codes: int) -> nn.Sequential:
     """(B, *shape) -> (B, codes), linear at its end."""
-    return nn.Sequential(net.encoder(), nn.Linear(net.features, codes))
+    return nn.Sequential(*net.encoder(), nn.Linear(net.features, codes))
 
 
 def decoder(net: Backbone, codes: int) -> nn.Sequential:
     """(B, codes) -> (B, *shape), linear at its end."""
-    return nn.Sequential(nn.Linear(codes, net.features), net.decoder())
+    return nn.Sequential(nn.Linear(codes, net.features), *net.decoder())
 
 
 def squash(logits: Tensor, output: str) -> Tensor:
