@@ -1,0 +1,254 @@
+"""What each method claims of itself, checked against its source."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import subspace_angles
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Normal, kl_divergence
+
+from raeflow.data.rows import Rows, RowSpec, Splits
+from raeflow.data.scaling import fit_scaling
+from raeflow.errors import RaeflowError
+from raeflow.study import Training
+from raeflow.training import fit
+from raeflow.variants import autoencoder, vae, wgan_gp
+from raeflow.variants._contract import Batch
+
+
+def batch(x: Tensor, seed: int = 0) -> Batch:
+    return Batch(x, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_linear_autoencoder_spans_the_principal_subspace(depth: int) -> None:
+    """Within a degree on the real digits, codes and reconstructions alike (Baldi & Hornik 1989)."""
+    digits, k = torch.tensor(load_digits().data[:1792], dtype=torch.float32), 4
+    spec = RowSpec(("pixels",), "list", (64,), "float32")
+    splits = Splits(spec, fit_scaling("standard", (64,), digits.dtype, [digits]), Rows(digits), Rows(digits[:64]), None, None)
+    hyper = autoencoder.Hyper(latent=k, depth=depth, activation="identity", lr=1e-2)
+    plan = Training(epochs=400, batch_size=1792, patience=None, device="cpu")
+    model = fit("autoencoder", dataclasses.asdict(hyper), splits, plan).model()
+    x = splits.scaling(digits)
+    with torch.no_grad():
+        codes, rebuilt = model.encode(x).numpy(), model.reconstruct(x).numpy()
+    pca = PCA(k).fit(x.numpy())
+    columns = np.linalg.svd(rebuilt - rebuilt.mean(0), full_matrices=False)[2][:k].T
+    assert np.degrees(subspace_angles(columns, pca.components_.T)).max() < 1
+    assert np.degrees(subspace_angles(codes - codes.mean(0), pca.transform(x.numpy()))).max() < 1
+
+
+def test_published_values_at_28_x_28_are_the_layers_of_the_source() -> None:
+    model = autoencoder.Model((1, 28, 28), autoencoder.published((1, 28, 28)))
+    kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.ReLU)
+    told = [str(m).split(", kernel_size")[0] for m in model.modules() if isinstance(m, kinds)]
+    assert told == [
+        "Conv2d(1, 16", "ReLU()", "Conv2d(16, 32", "ReLU()", "Conv2d(32, 64",
+        "Linear(in_features=64, out_features=20, bias=True)", "Linear(in_features=20, out_features=64, bias=True)",
+        "ConvTranspose2d(64, 32", "ReLU()", "ConvTranspose2d(32, 16", "ReLU()", "ConvTranspose2d(16, 1",
+    ]  # fmt: skip
+    convolutions = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
+    assert [m.kernel_size[0] for m in convolutions] == [3, 3, 7, 7, 3, 3]
+    assert [m.stride[0] for m in convolutions] == [2, 2, 1, 1, 2, 2]
+    assert [m.padding[0] for m in convolutions] == [1, 1, 0, 0, 1, 1]
+    assert sum(p.numel() for p in model.parameters()) == 213_013
+    rebuilt = model.reconstruct(torch.rand(2, 1, 28, 28))
+    assert rebuilt.min() >= 0
+    assert rebuilt.max() <= 1
+
+
+def test_the_code_may_be_one_more_layer_of_the_stack() -> None:
+    hyper = autoencoder.Hyper(layers=(64,), latent=32, code_activation=True)
+    assert autoencoder.Model((12,), hyper).encode(torch.randn(20, 12)).min() == 0
+    assert autoencoder.Model((12,), dataclasses.replace(hyper, code_activation=False)).encode(torch.randn(20, 12)).min() < 0
+
+
+def test_cross_entropy_is_that_of_the_reconstruction() -> None:
+    model = autoencoder.Model((1, 8, 8), autoencoder.Hyper(loss="bce"))
+    x = torch.rand(4, 1, 8, 8)
+    (turn,) = model.turns(batch(x), 0.0)
+    torch.testing.assert_close(turn[1], nn.functional.binary_cross_entropy(model.reconstruct(x), x))
+
+
+def test_scores_are_mean_squared_errors() -> None:
+    for module in (autoencoder, vae):
+        model, x = module.Model((3, 9), module.Hyper()), torch.randn(5, 3, 9)
+        torch.testing.assert_close(model.score(x), (x - model.reconstruct(x)).square().mean((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("module", "values"),
+    [
+        (autoencoder, {"loss": "bce"}),
+        (autoencoder, {"output": "sigmoid"}),
+        (vae, {"likelihood": "bernoulli"}),
+        (wgan_gp, {"output": "sigmoid"}),
+    ],
+)
+def test_a_sigmoid_refuses_rows_beyond_0_1_at_once(module: object, values: dict[str, str]) -> None:
+    model = module.Model((6,), module.Hyper(**values))  # type: ignore[attr-defined]
+    with pytest.raises(RaeflowError, match=r"spans 0 to 3.*Data\(scaling='unit'\)"):
+        next(model.turns(batch(torch.tensor([[0.0, 1, 2, 3, 1, 1]])), 0.0))
+    next(model.turns(batch(torch.rand(2, 6)), 0.0))
+
+
+def test_the_divergence_is_the_closed_form() -> None:
+    mean, log_variance = torch.randn(5, 3), torch.randn(5, 3)
+    expected = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0)).sum(1)
+    torch.testing.assert_close(vae.divergence(mean, log_variance), expected)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_the_vae_minimises_the_negative_lower_bound(likelihood: str) -> None:
+    """Against torch.distributions, with the codes of the same draws."""
+    model = vae.Model((6,), vae.Hyper(latent=2, beta=0.5, likelihood=likelihood))
+    x, noise = torch.rand(7, 6), batch(torch.zeros(7, 6), seed=4).normal(2)
+    mean, log_variance = model.encoder(x).chunk(2, 1)
+    posterior = Normal(mean, (0.5 * log_variance).exp())
+    rebuilt = model.decode(mean + posterior.stddev * noise)
+    if likelihood == "gaussian":
+        fit_B = Normal(rebuilt, 1.0).log_prob(x).sum(1) + 6 * 0.5 * np.log(2 * np.pi)
+    else:
+        fit_B = Bernoulli(rebuilt, validate_args=False).log_prob(x).sum(1)
+    expected = (-fit_B + 0.5 * kl_divergence(posterior, Normal(0.0, 1.0)).sum(1)).mean()
+    (turn,) = model.turns(batch(x, seed=4), 0.5)
+    torch.testing.assert_close(turn[1], expected)
+
+
+def test_the_kl_weight_warms_up_and_the_bound_can_score() -> None:
+    x = torch.randn(4, 6)
+    cold, warm = (vae.Hyper(latent=2, beta=beta, warm_up=up) for beta, up in ((3.0, 0.5), (1.5, 0.0)))
+    torch.manual_seed(0)
+    one = vae.Model((6,), cold)
+    torch.manual_seed(0)
+    two = vae.Model((6,), warm)
+    # A quarter of the way, half of the warm-up of beta = 3 is done.
+    torch.testing.assert_close(next(one.turns(batch(x), 0.25))[1], next(two.turns(batch(x), 0.25))[1])
+    bound = vae.Model((6,), vae.Hyper(latent=2, beta=2.0, warm_up=0.4, anomaly_score="elbo"))
+    mean, log_variance = bound.encoder(x).chunk(2, 1)
+    expected = 0.5 * (x - bound.decode(mean)).square().sum(1) + 2.0 * vae.divergence(mean, log_variance)
+    torch.testing.assert_close(bound.score(x), expected)
+    assert bound.settled_from == 0.4
+
+
+def test_the_game_is_five_critic_turns_then_the_generator_and_after_it_the_encoder() -> None:
+    model, x = wgan_gp.Model((6,), wgan_gp.Hyper(game=0.5, critic_steps=5)), torch.randn(4, 6)
+    assert [player for player, _ in model.turns(batch(x), 0.49)] == ["critic"] * 5 + ["generator"]
+    assert [player for player, _ in model.turns(batch(x), 0.5)] == ["encoder"]
+    assert 0.5 < model.settled_from < 1
+
+
+def test_the_critic_sees_new_noise_at_each_of_its_turns() -> None:
+    model, x = wgan_gp.Model((6,), wgan_gp.Hyper()), torch.randn(4, 6)
+    losses = [float(loss.detach()) for player, loss in model.turns(batch(x), 0.0) if player == "critic"]
+    assert all(a != b for a, b in itertools.combinations(losses, 2))
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 20), (1, 8, 8)], ids=str)
+def test_the_penalty_is_that_of_the_slope_between_real_and_generated(shape: tuple[int, ...]) -> None:
+    """A linear critic has one slope everywhere, so its penalty is known."""
+    model = wgan_gp.Model(shape, wgan_gp.Hyper(activation="identity", latent=2))
+    x, fake, point = torch.randn(4, *shape), torch.randn(4, *shape), torch.zeros(1, *shape, requires_grad=True)
+    (slope,) = torch.autograd.grad(model.critic(model.features(point)).sum(), point)
+    torch.testing.assert_close(model._penalty(batch(x), fake), (slope.norm() - 1).square())
+
+
+def test_the_gradient_of_the_penalty_is_the_difference_quotient() -> None:
+    model = wgan_gp.Model((5,), wgan_gp.Hyper(activation="tanh", layers=(7, 7), latent=2))
+    x, fake = torch.randn(6, 5), torch.randn(6, 5)
+    weight = model.features[0].weight
+
+    def penalty() -> Tensor:
+        return model._penalty(batch(x, seed=9), fake)
+
+    (gradient,) = torch.autograd.grad(penalty(), weight)
+    step = torch.zeros_like(weight)
+    step[1, 2] = 1e-2
+    with torch.no_grad():
+        weight += step
+    up = penalty()
+    with torch.no_grad():
+        weight -= 2 * step
+    torch.testing.assert_close(gradient[1, 2], (up - penalty()) / 2e-2, rtol=2e-2, atol=1e-4)
+
+
+def test_the_penalty_stays_float32_under_autocast() -> None:
+    model = wgan_gp.Model((6,), wgan_gp.Hyper())
+    x, fake = torch.randn(4, 6), torch.randn(4, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = model._penalty(batch(x), fake)
+        assert model.features(x).dtype == torch.bfloat16
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, model._penalty(batch(x), fake))
+
+
+def test_a_critic_without_slope_has_a_finite_penalty() -> None:
+    model, x = wgan_gp.Model((6,), wgan_gp.Hyper()), torch.randn(4, 6)
+    for p in (*model.features.parameters(), *model.critic.parameters()):
+        nn.init.zeros_(p)
+    loss = next(model.turns(batch(x), 0.0))[1]
+    assert loss.item() == pytest.approx(10.0)
+    gradients = torch.autograd.grad(loss, list(model.features.parameters()), allow_unused=True)
+    assert all(g is None or torch.isfinite(g).all() for g in gradients)
+
+
+def test_the_critic_learns_the_distance_between_two_points() -> None:
+    """Real rows at one point, generated ones at another: the Wasserstein distance is that between the points."""
+    torch.manual_seed(0)
+    model = wgan_gp.Model((2,), wgan_gp.Hyper(latent=1, lr=1e-2, width=32))
+    for p in model.generator.parameters():
+        nn.init.zeros_(p)
+    x, optimizer, dice = torch.tensor([[1.2, -1.6]]).expand(64, 2), model.optimizers()["critic"], torch.Generator().manual_seed(0)
+    for _ in range(60):
+        for player, loss in model.turns(Batch(x, generator=dice), 0.0):
+            if player == "critic":
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    with torch.no_grad():
+        distance = (model._judge(x) - model._judge(torch.zeros(64, 2))).mean()
+    assert distance.item() == pytest.approx(2.0, rel=0.15)
+
+
+def test_the_encoder_learns_while_the_game_is_frozen() -> None:
+    rows = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    spec = RowSpec(("row",), "list", (6,), "float32")
+    splits = Splits(spec, fit_scaling("none", (6,), rows.dtype, [rows]), Rows(rows[:48]), Rows(rows[48:]), None, None)
+    hyper = dataclasses.asdict(wgan_gp.Hyper(latent=2, width=16, game=0.5))
+    half = fit("wgan_gp", hyper, splits, Training(epochs=2, batch_size=16, patience=None, device="cpu"))
+    assert [set(h) & {"loss_critic", "loss_encoder"} for h in half.history] == [{"loss_critic"}, {"loss_encoder"}]
+    # The same game of one epoch, cut off before the encoder's turn, leaves the same critic and generator.
+    only = fit("wgan_gp", {**hyper, "game": 0.999}, splits, Training(epochs=1, batch_size=16, patience=None, device="cpu"))
+    for key, weight in only.weights.items():
+        assert torch.equal(weight, half.weights[key]) is not key.startswith("encoder"), key
+
+
+def test_the_score_adds_both_errors_of_f_anogan() -> None:
+    hyper = wgan_gp.Hyper(kappa=0.3)
+    model, x = wgan_gp.Model((6,), hyper), torch.randn(4, 6)
+    rebuilt = model.reconstruct(x)
+    expected = (x - rebuilt).square().mean(1) + 0.3 * (model.features(x) - model.features(rebuilt)).square().mean(1)
+    torch.testing.assert_close(model.score(x), expected)
+    (turn,) = model.turns(batch(x), 0.9)
+    torch.testing.assert_close(turn[1], expected.mean())
+
+
+def test_nonsense_is_refused_with_its_value() -> None:
+    for module, values, said in [
+        (autoencoder, {"loss": "l1"}, "loss='l1'"),
+        (vae, {"beta": -1.0}, "beta=-1.0"),
+        (vae, {"likelihood": "poisson"}, "likelihood='poisson'"),
+        (wgan_gp, {"game": 1.0}, "game=1.0"),
+        (wgan_gp, {"critic_steps": 0}, "critic_steps=0"),
+        (wgan_gp, {"beta1": 1.0}, "beta1=1.0"),
+    ]:
+        with pytest.raises(RaeflowError) as refusal:
+            module.Hyper(**values)
+        assert said in str(refusal.value)
