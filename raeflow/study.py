@@ -137,9 +137,12 @@ class Training:
     """bf16 runs the forward pass under autocast; weights and gradient penalties stay float32."""
     device: str = "auto"
     """auto (cuda where there is one), cpu, cuda, cuda:1."""
+    threads: int = 1
+    """torch threads of each process that trains on a CPU. Layers of a few hundred neurons run faster on one than
+    on several, and much faster where cores are shared; raise it for wide layers. Trials take `Search.cpus`."""
 
     def __post_init__(self) -> None:
-        _positive("Training", epochs=self.epochs, batch_size=self.batch_size, patience=self.patience)
+        _positive("Training", epochs=self.epochs, batch_size=self.batch_size, patience=self.patience, threads=self.threads)
         _one_of("Training", "precision", self.precision, ("float32", "bf16"))
 
 

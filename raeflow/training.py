@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,10 @@ class Run:
         total = self.training.epochs
         steps = max(1, step_count(len(self.train), self.size, self.world))
         while self.done < total and not self._weary():
-            losses = self._train_epoch(self.done, steps, total)
-            self.done += 1
-            validation = self._validate()
+            with threads(self.training.threads if self.device.type == "cpu" else None):
+                losses = self._train_epoch(self.done, steps, total)
+                self.done += 1
+                validation = self._validate()
             if not math.isfinite(validation) or not all(map(math.isfinite, losses.values())):
                 raise Diverged(f"{self.variant} diverged in epoch {self.done}: losses {losses}, validation loss {validation}")
             self.history.append({"epoch": self.done, "validation_loss": validation, **{f"loss_{p}": v for p, v in losses.items()}})
@@ -277,6 +278,20 @@ def average(parameters: list[Tensor], world: int) -> None:
         if p.grad is not None:
             p.grad.copy_(flat[offset : offset + p.numel()].view_as(p))
         offset += p.numel()
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """So many torch threads inside, as many as before afterwards; None changes nothing."""
+    before = torch.get_num_threads()
+    if count is None or count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

@@ -53,7 +53,7 @@ def plan(study: Study, home: str) -> Plan:
     device = study.training.device
     if device == "auto" and not study.search.gpus:
         device = "cpu"  # no trial takes a GPU that it did not reserve
-    training = dataclasses.replace(study.training, epochs=epochs, device=device)
+    training = dataclasses.replace(study.training, epochs=epochs, device=device, threads=max(1, int(study.search.cpus)))
     folder = (study.folder / "trials").absolute()
     return Plan(training, study.search.selection, study.seed, max(1, int(study.search.cpus)), folder, home)
 
