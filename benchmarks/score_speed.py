@@ -32,12 +32,12 @@ from pathlib import Path
 import numpy as np
 
 F, LAYERS, LATENT = 64, (64, 32), 9
-FILES, GROUP, BATCH = 4, 125_000, 2048
+FILES, GROUP, BATCH = 4, 125_000, 1024
 CORES = len(os.sched_getaffinity(0))
 # name: (what runs, threads)
 CONTENDERS = {
     "forward": ("forward", CORES), "loop": ("loop", CORES), "loop, 1 thread": ("loop", 1), "pyod": ("pyod", CORES),
-    "pyod, batches of 2048": ("pyod_large", CORES), "plain": ("plain", CORES), "plain, 1 thread": ("plain", 1),
+    "pyod, batches of 1024": ("pyod_large", CORES), "plain": ("plain", CORES), "plain, 1 thread": ("plain", 1),
     "ray, 2 x 1 thread": ("ray", 1),
 }  # fmt: skip
 
@@ -90,7 +90,7 @@ def compare(folder: Path, rows: int, rounds: int, names: list[str]) -> None:
         ratio("ray, 2 x 1 thread", best, results, 1.2)
         ratio("ray, 2 x 1 thread", "loop, 1 thread", results, 1.2)
     ratio("plain", "pyod", results, 20)
-    ratio("plain", "pyod, batches of 2048", results, None)
+    ratio("plain", "pyod, batches of 1024", results, None)
     ratio("plain", "forward", results, None)
     for name in ("ray, 2 x 1 thread",):
         if name in results:

@@ -47,8 +47,8 @@ Input: TypeAlias = "npt.NDArray[Any] | Tensor | pa.Table | pa.RecordBatch"
 FORMAT = 1
 """Version of the files on disk; a reader refuses what is newer."""
 CONTENT, WEIGHTS, FITTED = "detector.json", "weights.safetensors", "fitted.json"
-BATCH_ROWS, BATCH_VALUES = 4096, 1 << 20
-"""A batch holds at most so many rows and so many values, so that rows of any size score in bounded memory."""
+BATCHES = {"cpu": (16, 4096, 1 << 16), "cuda": (64, 1 << 16, 1 << 22)}
+"""Fewest and most rows of a batch, and most values: on a CPU as many as its second-level cache takes, with activations."""
 
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -204,7 +204,7 @@ class Detector:
     def _map(self, function: Callable[[Tensor], Tensor], rows: Input, batch_size: int | None, tail: tuple[int, ...]) -> Floats:
         values = self._take(rows)
         out = torch.empty((len(values), *tail), device=self.device)
-        size = batch_size or batch_rows(self.spec.shape)
+        size = batch_size or batch_rows(self.spec.shape, self.device.type)
         with torch.inference_mode():
             for start in range(0, len(values), size):
                 x = self._batch(values[start : start + size], start)
@@ -325,9 +325,10 @@ class Detector:
         return place
 
 
-def batch_rows(shape: tuple[int, ...]) -> int:
-    """Rows that are scored at a time."""
-    return max(1, min(BATCH_ROWS, BATCH_VALUES // math.prod(shape)))
+def batch_rows(shape: tuple[int, ...], device: str = "cpu") -> int:
+    """Rows that are scored at a time, fewer the larger they are."""
+    fewest, most, values = BATCHES.get(device, BATCHES["cuda"])
+    return max(fewest, min(most, values // math.prod(shape)))
 
 
 @torch.inference_mode()
