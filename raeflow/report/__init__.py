@@ -2,6 +2,6 @@
 
 from raeflow.report.judge import isolation_forest, judge_test
 from raeflow.report.page import write
-from raeflow.report.table import table
+from raeflow.report.terminal import table
 
 __all__ = ["isolation_forest", "judge_test", "table", "write"]

@@ -15,7 +15,7 @@ import torch
 
 from raeflow import checkpoint
 from raeflow.report import examples, judge, markup, plots
-from raeflow.report.table import chosen_text, hyper_text, leaders, number, value_text, varied
+from raeflow.report.terminal import chosen_text, hyper_text, leaders, number, value_text, varied
 
 if TYPE_CHECKING:
     from raeflow.data.rows import Splits

@@ -57,10 +57,10 @@ def leaders(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def varied(trial: Trial, trials: Sequence[Trial]) -> list[str]:
-    """Names of the hyperparameters that the search varied within the trial's variant, `latent` first."""
+    """Names of the hyperparameters that the search varied within the trial's variant, `latent` first; that alone where it varied none."""
     peers = [t.hyper for t in trials if t.variant == trial.variant]
     names = [k for k in trial.hyper if any(p.get(k) != trial.hyper[k] for p in peers)]
-    chosen = names or list(trial.hyper)[:4]
+    chosen = names or [k for k in trial.hyper if k == "latent"] or list(trial.hyper)[:2]
     return sorted(chosen, key=lambda k: (k != "latent", list(trial.hyper).index(k)))
 
 
