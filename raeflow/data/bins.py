@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from raeflow.data import splits
 from raeflow.data.plan import Plan
-from raeflow.data.reading import Bools, Part, recode
+from raeflow.data.reading import Bools, Part, recode, take_rows
 from raeflow.data.rows import Rows, RowSpec
 from raeflow.errors import RaeflowError
 from raeflow.study import SPLITS
@@ -21,7 +23,7 @@ _LAST = np.uint64(2**64 - 1)
 
 
 class Bins:
-    """Parts of each split; with a `limit`, at most that many rows of each held-out split are kept.
+    """Rows of each split; with a `limit`, at most that many rows of each held-out split are kept.
 
     What is kept under a limit are the rows whose (second) hash is below 2^-k, for the smallest k that fits:
     a choice that the order of files does not change.
@@ -30,12 +32,14 @@ class Bins:
     def __init__(self, plan: Plan, limit: int | None = None, keep_train: bool = True) -> None:
         self.plan, self.limit = plan, limit
         self.codes = [code for code in plan.decided if keep_train or code != splits.TRAIN]
-        self.parts: dict[int, list[Part]] = {code: [] for code in (*range(4), _ODD)}
-        self.seen = dict.fromkeys((*range(4), _ODD), 0)
-        self.level = dict.fromkeys(range(4), 0)
+        self.buffers = {code: Buffer(plan, _expected(plan, code, limit)) for code in self.codes}
+        if splits.VALIDATE in self.codes:
+            self.buffers[_ODD] = Buffer(plan, 0)
+        self.level = dict.fromkeys(self.codes, 0)
         self.words: set[str] = set()
 
     def add(self, part: Part) -> None:
+        """Copy the rows of a part into their splits."""
         self.words.update(part.words or ())
         for code in self.codes:
             here = part.split == code
@@ -45,42 +49,39 @@ class Bins:
                 self._put(code, code, part, here & part.normal)
                 if code == splits.VALIDATE:
                     self._put(_ODD, code, part, here & ~part.normal)
-            if self.limit is not None and code != splits.TRAIN:
-                self._thin(code)
+            if self.limit is not None:
+                self._thin(code, self.limit)
 
-    def _put(self, bin_: int, code: int, part: Part, chosen: Bools) -> None:
-        self.seen[bin_] += int(chosen.sum())
-        if self.limit is not None and part.keys is not None and self.level[code]:
+    def _put(self, name: int, code: int, part: Part, chosen: Bools) -> None:
+        if part.keys is not None and self.level[code]:
             chosen = chosen & self._kept(part.keys, code)
         if chosen.any():
-            self.parts[bin_].append(part.take(chosen))
+            self.buffers[name].append(part, np.flatnonzero(chosen))
 
     def _kept(self, keys: splits.Keys, code: int) -> Bools:
         return splits.thinning(keys) <= _LAST >> np.uint64(self.level[code])
 
-    def _bins(self, code: int) -> list[int]:
-        return [code, _ODD] if code == splits.VALIDATE else [code]
-
-    def _thin(self, code: int) -> None:
-        bins = self._bins(code)
-        while sum(len(p) for b in bins for p in self.parts[b]) > (self.limit or 0) and self.level[code] < 63:
+    def _thin(self, code: int, limit: int) -> None:
+        buffers = [self.buffers[code], *([self.buffers[_ODD]] if code == splits.VALIDATE else [])]
+        while sum(b.count for b in buffers) > limit and self.level[code] < 63:
             self.level[code] += 1
-            for b in bins:
-                self.parts[b] = [p.take(self._kept(p.keys, code)) for p in self.parts[b] if p.keys is not None]
+            for buffer in buffers:
+                buffer.keep(lambda keys: self._kept(keys, code))
 
     def rows(self, code: int) -> Rows | None:
-        """Rows of a split, None where nothing is meant to be in it; what was gathered is let go."""
+        """Rows of a split, None where none is meant to have any; they leave the bins."""
         if code not in self.codes:
             return None
-        self.refuse_empty(code)
-        return gather([self.parts.pop(code)], self.classes, truth=code == splits.TEST)
+        self.refuse_empty(code, self.buffers[code].count)
+        return self.buffers.pop(code).rows(self.classes, truth=code == splits.TEST)
 
     def validation(self) -> tuple[Rows, Rows | None]:
         """Normal validation rows, and all of them where their truth is known; the first are a slice of the second."""
-        self.refuse_empty(splits.VALIDATE)
-        normal, odd = self.parts.pop(splits.VALIDATE), self.parts.pop(_ODD)
-        count = sum(len(part) for part in normal)
-        every = gather([normal, odd], self.classes, truth=True)
+        normal, odd = self.buffers.pop(splits.VALIDATE), self.buffers.pop(_ODD)
+        count = normal.count
+        self.refuse_empty(splits.VALIDATE, count)
+        normal.extend(odd)
+        every = normal.rows(self.classes, truth=True)
         return every.take(slice(0, count)), every if every.anomaly is not None else None
 
     @property
@@ -88,54 +89,112 @@ class Bins:
         """Words of a text label, sorted: a row's label is its word's place among them."""
         return tuple(sorted(self.words)) if self.plan.reader.text_label else None
 
-    def refuse_empty(self, code: int, rows: int | None = None) -> None:
+    def refuse_empty(self, code: int, rows: int) -> None:
         """Refuse a split that has no row, saying what should have put rows there."""
-        if (sum(len(p) for p in self.parts[code]) if rows is None else rows) > 0:
+        if rows > 0:
             return
-        plan, name = self.plan, SPLITS[code]
-        by_hash = code in plan.reader.codes and len(plan.reader.codes) > 1
-        why = f"Data(fractions={plan.data.fractions!r}) divides {plan.rows} rows" if by_hash else f"{plan.rows} rows in all"
-        if plan.reader.normal is not None and code != splits.TEST:
-            why += f", of which Data(normal={plan.reader.normal}) keeps some"
-        raise RaeflowError(f"{plan.units[0].piece.uri if plan.units else plan.data.source}: no row is left for the {name} split ({why})")
+        plan, reader = self.plan, self.plan.reader
+        hashed = code in reader.codes and len(reader.codes) > 1
+        why = f"{plan.rows} rows in all" + (f", divided by Data(fractions={plan.data.fractions!r})" if hashed else "")
+        if reader.normal is not None and code != splits.TEST:
+            why += f", of which Data(normal={reader.normal}) keeps the normal ones"
+        raise RaeflowError(f"{plan.units[0].piece.uri}: no row is left for the {SPLITS[code]} split ({why})")
 
 
-def gather(groups: list[list[Part]], classes: tuple[str, ...] | None, truth: bool) -> Rows:
-    """One tensor of all parts in turn; each part is let go as soon as it is copied, so the peak stays near the data's size."""
-    parts = [part for group in groups for part in group]
-    anomaly = None
-    if truth and all(part.truth is not None for part in parts):
-        anomaly = torch.from_numpy(np.concatenate([part.truth for part in parts if part.truth is not None]))
-    label = None
-    if all(part.label is not None for part in parts):
-        label = torch.cat([_label(part, classes) for part in parts])
-    x = [part.x for part in parts]
-    target = [part.target for part in parts if part.target is not None]
-    for group in groups:
-        group.clear()
-    parts.clear()
-    return Rows(_joined(x), _joined(target) if target else None, label, anomaly)
+def _expected(plan: Plan, code: int, limit: int | None) -> int:
+    """Rows that a split is likely to have at most, to reserve; memory that is not written to costs nothing."""
+    given = sum(unit.rows for unit in plan.units if unit.given == code)
+    divided = sum(unit.rows for unit in plan.units if unit.given is None)
+    reader = plan.reader
+    if code in reader.codes:
+        ends = (0.0, *reader.ends)
+        at = reader.codes.index(code)
+        share = ends[at + 1] - ends[at]
+        given += min(divided, int(divided * share + 6 * math.sqrt(divided * share) + 16))  # six standard deviations
+    elif reader.split is not None:
+        given += divided
+    return given if limit is None else min(given, limit)
 
 
-def _label(part: Part, classes: tuple[str, ...] | None) -> Tensor:
-    assert part.label is not None
-    if classes is None or part.words is None or part.words == classes:
-        return part.label
-    return torch.from_numpy(recode(part.words, classes))[part.label]
+class Buffer:
+    """Rows of one split as they come, in one tensor that grows where more come than were expected."""
+
+    def __init__(self, plan: Plan, capacity: int) -> None:
+        spec = plan.reader.spec
+        self.x = torch.empty((capacity, *spec.shape), dtype=torch.uint8 if spec.dtype == "uint8" else torch.float32)
+        self.target = torch.empty_like(self.x) if plan.reader.target else None
+        self.count = 0
+        self.labels: list[tuple[Tensor | None, tuple[str, ...] | None]] = []
+        self.truths: list[Bools | None] = []
+        self.keys: list[splits.Keys] = []
+
+    def append(self, part: Part, index: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+        """Copy some rows of a part, once, to where they stay."""
+        self._reserve(len(index))
+        place = slice(self.count, self.count + len(index))
+        take_rows(part.x, index, self.x[place])
+        if self.target is not None and part.target is not None:
+            take_rows(part.target, index, self.target[place])
+        self.count += len(index)
+        self.labels.append((None if part.label is None else part.label[torch.from_numpy(index)], part.words))
+        self.truths.append(None if part.truth is None else part.truth[index])
+        if part.keys is not None:
+            self.keys.append(part.keys[index])
+
+    def extend(self, other: Buffer) -> None:
+        """Take over the rows of another buffer."""
+        self._reserve(other.count)
+        place = slice(self.count, self.count + other.count)
+        self.x.numpy()[place] = other.x.numpy()[: other.count]
+        if self.target is not None and other.target is not None:
+            self.target.numpy()[place] = other.target.numpy()[: other.count]
+        self.count += other.count
+        self.labels += other.labels
+        self.truths += other.truths
+        self.keys += other.keys
+
+    def keep(self, rule: Callable[[splits.Keys], Bools]) -> None:
+        """Drop the rows whose keys a rule does not keep."""
+        if not self.keys:
+            return
+        masks = [rule(keys) for keys in self.keys]
+        index = np.flatnonzero(np.concatenate(masks))
+        for held in (self.x, self.target):
+            if held is not None:
+                held.numpy()[: len(index)] = held.numpy()[index]
+        self.labels = [(None if t is None else t[torch.from_numpy(m)], w) for (t, w), m in zip(self.labels, masks, strict=True)]
+        self.truths = [None if t is None else t[m] for t, m in zip(self.truths, masks, strict=True)]
+        self.keys = [k[m] for k, m in zip(self.keys, masks, strict=True)]
+        self.count = len(index)
+
+    def rows(self, classes: tuple[str, ...] | None, truth: bool) -> Rows:
+        """All rows so far."""
+        anomaly = label = None
+        if truth and all(t is not None for t in self.truths):
+            anomaly = torch.from_numpy(np.concatenate([t for t in self.truths if t is not None]))
+        if all(t is not None for t, _ in self.labels):
+            label = torch.cat([_coded(t, words, classes) for t, words in self.labels if t is not None])
+        return Rows(self.x[: self.count], None if self.target is None else self.target[: self.count], label, anomaly)
+
+    def _reserve(self, more: int) -> None:
+        need = self.count + more
+        if need <= len(self.x):
+            return
+        size = max(need, len(self.x) * 3 // 2)
+        self.x = _grown(self.x, self.count, size)
+        self.target = None if self.target is None else _grown(self.target, self.count, size)
 
 
-def _joined(tensors: list[Tensor]) -> Tensor:
-    """Like `torch.cat(tensors)`, but the list is emptied on the way."""
-    if len(tensors) == 1:
-        return tensors.pop()
-    out = torch.empty((sum(len(t) for t in tensors), *tensors[0].shape[1:]), dtype=tensors[0].dtype)
-    at = 0
-    tensors.reverse()
-    while tensors:
-        part = tensors.pop()
-        out[at : at + len(part)] = part
-        at += len(part)
-    return out
+def _grown(held: Tensor, count: int, size: int) -> Tensor:
+    larger = torch.empty((size, *held.shape[1:]), dtype=held.dtype)
+    larger[:count] = held[:count]
+    return larger
+
+
+def _coded(label: Tensor, words: tuple[str, ...] | None, classes: tuple[str, ...] | None) -> Tensor:
+    if classes is None or words is None or words == classes:
+        return label
+    return torch.from_numpy(recode(words, classes))[label]
 
 
 class Varying:
@@ -146,21 +205,23 @@ class Varying:
 
     def __init__(self, spec: RowSpec) -> None:
         self.spec = spec
-        self.first: Tensor | None = None
-        self.still = torch.arange(len(spec.columns))
+        self.first: np.ndarray[Any, Any] | None = None
+        self.still = np.arange(len(spec.columns))
 
     def see(self, chunk: Tensor) -> None:
+        """Look at rows (n, *shape); costs nothing once everything has varied."""
         if not len(chunk) or not len(self.still):
             return
-        flat = chunk.reshape(len(chunk), -1)
+        flat = chunk.numpy().reshape(len(chunk), -1)
         if self.first is None:
-            self.first = flat[0].clone()
+            self.first = flat[0].copy()
         if self.spec.kind == "columns":
             self.still = self.still[(flat[:, self.still] == self.first[self.still]).all(0)]
-        elif bool((flat != self.first).any()):
+        elif (flat != self.first).any():
             self.still = self.still[:0]
 
     def refuse(self) -> None:
+        """Refuse what was the same in every row seen."""
         if not len(self.still) or self.first is None:
             return
         names = [self.spec.columns[int(i)] for i in self.still]
@@ -168,11 +229,12 @@ class Varying:
             raise RaeflowError(f"column {names[0]!r} is the same in every row of the train split; there is nothing to learn from it")
         listed = ", ".join(f"{name!r} ({float(self.first[int(i)]):g})" for name, i in zip(names[:8], self.still[:8], strict=True))
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-        what = "column" if len(names) == 1 else "columns"
-        raise RaeflowError(f"{what} {listed}{more} constant in the train split: leave out of Data(columns=...) what tells rows nothing apart")
+        what = f"column {listed} is" if len(names) == 1 else f"columns {listed}{more} are"
+        raise RaeflowError(f"{what} constant in the train split; leave constant columns out of Data(columns=...)")
 
 
 def watched(chunks: Iterable[Tensor], watch: Callable[[Tensor], None]) -> Iterator[Tensor]:
+    """The chunks as they are, shown to `watch` as they pass."""
     for chunk in chunks:
         watch(chunk)
         yield chunk

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -86,8 +86,8 @@ def _open(source: str) -> tuple[fs.FileSystem, str, str | None, tuple[str, str]]
     """Filesystem, path (a pattern's fixed part), the whole pattern if it is one, and what goes around a path in a URI."""
     uri = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source)
     if uri is None:
-        path = os.path.abspath(os.path.expanduser(source))
-        base = path if os.path.exists(path) else _fixed(path, r"[*?[]")
+        path = str(Path(source).expanduser().absolute())
+        base = path if Path(path).exists() else _fixed(path, r"[*?[]")
         return fs.LocalFileSystem(), base, None if base == path else path, ("", "")
     head, mark, query = source.partition("?")
     base = _fixed(head, r"[*[]")
@@ -121,7 +121,7 @@ def _matching(filesystem: fs.FileSystem, base: str, pattern: str, shown: tuple[s
     infos = filesystem.get_file_info(fs.FileSelector(base, recursive=deep, allow_not_found=True))
     expression = re.compile(_translate(pattern))
     hits = sorted((i for i in infos if expression.fullmatch(i.path)), key=lambda i: str(i.path))
-    files = [i.path for i in hits if i.type == fs.FileType.File and not os.path.basename(i.path).startswith((".", "_"))]
+    files = [i.path for i in hits if i.type == fs.FileType.File and not Path(i.path).name.startswith((".", "_"))]
     # `data/*` means the Parquet in there, not the README beside it.
     files = [p for p in files if p.endswith(SUFFIXES)] or files
     pieces = [_piece(filesystem, path, shown) for path in files]
@@ -134,15 +134,15 @@ def _matching(filesystem: fs.FileSystem, base: str, pattern: str, shown: tuple[s
 def _translate(pattern: str) -> str:
     """A glob as a regular expression over whole paths."""
     parts = []
-    for token in re.findall(r"\*\*/|\*\*|\*|\?|\[[^\]]+\]|.", pattern, re.DOTALL):
-        if token in ("**/", "**"):
-            parts.append("(?:.*/)?" if token == "**/" else ".*")
-        elif token in ("*", "?"):
-            parts.append("[^/]*" if token == "*" else "[^/]")
-        elif len(token) > 1:
-            parts.append("[" + token[1:-1].replace("\\", "\\\\").replace("!", "^", int(token[1] == "!")) + "]")
+    for sign in re.findall(r"\*\*/|\*\*|\*|\?|\[[^\]]+\]|.", pattern, re.DOTALL):
+        if sign in ("**/", "**"):
+            parts.append("(?:.*/)?" if sign == "**/" else ".*")
+        elif sign in ("*", "?"):
+            parts.append("[^/]*" if sign == "*" else "[^/]")
+        elif len(sign) > 1:
+            parts.append("[" + sign[1:-1].replace("\\", "\\\\").replace("!", "^", int(sign[1] == "!")) + "]")
         else:
-            parts.append(re.escape(token))
+            parts.append(re.escape(sign))
     return "".join(parts)
 
 
@@ -155,6 +155,7 @@ def read_footers(pieces: Sequence[Piece]) -> list[Footer]:
 
 
 def read_footer(piece: Piece) -> Footer:
+    """The footer of one file, after a look at whether the file is whole."""
     try:
         with piece.filesystem.open_input_file(piece.path) as file:
             size = file.size()
@@ -201,4 +202,5 @@ def _first(footer: Footer, column: str) -> Iterator[Any]:
 
 
 def named(groups: Sequence[int]) -> str:
+    """Row groups as messages name them."""
     return f"row group {groups[0]}" if len(groups) == 1 else f"row groups {groups[0]}-{groups[-1]}"

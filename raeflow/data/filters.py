@@ -23,10 +23,7 @@ def to_expression(rule: Any, field: str) -> ds.Expression | None:
         return rule
     try:
         terms = [rule] if _is_term(rule) else list(rule)
-        if all(_is_term(term) for term in terms):
-            groups = [terms]
-        else:
-            groups = [[group] if _is_term(group) else list(group) for group in terms]
+        groups = [terms] if all(map(_is_term, terms)) else [[group] if _is_term(group) else list(group) for group in terms]
         return pq.filters_to_expression([[_term(term, rule, field) for term in group] for group in groups])
     except (*ARROW_ERRORS, TypeError, ValueError) as error:
         raise RaeflowError(f"Data({field}={rule!r}): not a filter ({reason(error)})") from error
@@ -56,6 +53,6 @@ def mask(table: pa.Table, expression: ds.Expression, field: str, where: str) -> 
     """Which rows (N,) an expression keeps; a null does not count as kept."""
     try:
         kept = ds.InMemoryDataset(table).to_table(columns={"kept": expression}, use_threads=False)["kept"]
-        return kept.fill_null(False).to_numpy().astype(bool, copy=False)
+        return np.asarray(kept.fill_null(False).to_numpy(), np.bool_)
     except (*ARROW_ERRORS, TypeError, AttributeError) as error:
         raise RaeflowError(f"{where}: Data({field}={expression}) cannot be applied: {reason(error)}") from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import pyarrow as pa
 from torch import Tensor
@@ -13,7 +14,7 @@ from raeflow.data.bins import Bins, Varying, watched
 from raeflow.data.files import expand, read_footers
 from raeflow.data.plan import Plan, make_plan
 from raeflow.data.reading import prefetch
-from raeflow.data.rows import RowSpec, Splits
+from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling
 from raeflow.data.sources import resolve
 from raeflow.data.stream import load_streamed
@@ -31,7 +32,7 @@ def inspect(data: Data) -> RowSpec:
 
 def count(data: Data) -> int:
     """Rows in the files of `Data.source`, from their footers: an upper bound of the train split."""
-    return sum(footer.metadata.num_rows for footer in read_footers(expand(resolve(data).source)))
+    return sum(footer.metadata.num_rows for footer in read_footers(expand(cast(Sequence[str], resolve(data).source))))
 
 
 def load(data: Data) -> Splits:
@@ -43,7 +44,7 @@ def load(data: Data) -> Splits:
     """
     plan = make_plan(resolve(data))
     if not plan.rows:
-        raise RaeflowError(f"{', '.join(plan.data.source)}: there are no rows")
+        raise RaeflowError(f"{', '.join(cast(Sequence[str], plan.data.source))}: there are no rows")
     return load_streamed(plan) if plan.rows * plan.row_bytes > data.memory else _resident(plan)
 
 
@@ -54,8 +55,7 @@ def _resident(plan: Plan) -> Splits:
     for part in prefetch(lambda unit: reader.read(unit, threads=alone), plan.units, threads, 2 * threads):
         bins.add(part)
     del part
-    train = bins.rows(splits.TRAIN)
-    assert train is not None
+    train = cast(Rows, bins.rows(splits.TRAIN))
     validate, labelled = bins.validation()
     calibrate, test = bins.rows(splits.CALIBRATE), bins.rows(splits.TEST)
     varying = Varying(reader.spec)

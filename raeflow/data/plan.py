@@ -39,6 +39,7 @@ class Plan:
 
     @property
     def rows(self) -> int:
+        """Rows of all files."""
         return sum(unit.rows for unit in self.units)
 
 
@@ -111,7 +112,8 @@ def _agree(footer: Footer, first: Footer, names: Sequence[str], row: Sequence[st
         mine = footer.schema.field(at).type
         theirs = first.schema.field(name).type if name in first.schema.names else mine
         if name in row and mine != theirs:
-            raise RaeflowError(f"{footer.piece.uri}: column {name!r} holds {mine}, but {theirs} in {first.piece.uri}; files of a set share one schema")
+            other = f"{theirs} in {first.piece.uri}"
+            raise RaeflowError(f"{footer.piece.uri}: column {name!r} holds {mine}, but {other}; files of one set share a schema")
 
 
 def _label_is_text(data: Data, footers: Sequence[Footer]) -> bool:
@@ -127,7 +129,8 @@ def _label_is_text(data: Data, footers: Sequence[Footer]) -> bool:
         if not texts[-1] and not (pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_floating(kind)):
             raise RaeflowError(f"{footer.piece.uri}: label column {data.label!r} holds {kind}, not whole numbers, true/false or text")
         if texts[-1] != texts[0]:
-            raise RaeflowError(f"{footer.piece.uri}: label column {data.label!r} holds {kind}, but {kinds[0][1]} in {kinds[0][0].piece.uri}")
+            other = f"{kinds[0][1]} in {kinds[0][0].piece.uri}"
+            raise RaeflowError(f"{footer.piece.uri}: label column {data.label!r} holds {kind}, but {other}")
     return texts[0]
 
 

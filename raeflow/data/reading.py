@@ -6,7 +6,7 @@ A `Reader` is small and picklable: it holds paths, types and rules, never rows.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -19,12 +19,13 @@ from torch import Tensor
 
 from raeflow.data import filters, splits
 from raeflow.data.files import Piece, named, read_groups
-from raeflow.data.rows import RowSpec
+from raeflow.data.rows import Raw, RowSpec
 from raeflow.data.tensors import refuse_nulls, to_tensor
 from raeflow.errors import RaeflowError
 
+T = TypeVar("T")
+R = TypeVar("R")
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
-T, R = TypeVar("T"), TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,14 @@ class Part:
     def __len__(self) -> int:
         return len(self.x)
 
-    def take(self, chosen: Bools | np.ndarray[Any, np.dtype[np.int64]] | slice) -> Part:
-        """Some of the rows; all of them without a copy."""
-        if isinstance(chosen, np.ndarray) and chosen.dtype == bool and chosen.all():
-            return self
-        index = chosen if isinstance(chosen, slice) else torch.from_numpy(np.flatnonzero(chosen) if chosen.dtype == bool else chosen)
-        tensors = (None if t is None else t[index] for t in (self.x, self.target, self.label))
-        arrays = (None if a is None else a[chosen] for a in (self.split, self.normal, self.truth, self.keys))
-        (x, target, label), (split, normal, truth, keys) = tensors, arrays
-        assert x is not None and split is not None
-        return Part(x, split, target, label, self.words, normal, truth, keys)
+    def train(self) -> Raw:
+        """Normal rows of the train split; without a copy where that is all of them."""
+        here = self.split == splits.TRAIN if self.normal is None else (self.split == splits.TRAIN) & self.normal
+        if here.all():
+            return Raw(self.x, self.target, self.label)
+        index = np.flatnonzero(here)
+        label = None if self.label is None else self.label[torch.from_numpy(index)]
+        return Raw(take_rows(self.x, index), None if self.target is None else take_rows(self.target, index), label)
 
 
 @dataclass(frozen=True)
@@ -95,6 +94,7 @@ class Reader:
     """All words of a text label in order, once they are known."""
 
     def columns(self, unit: Unit) -> list[str]:
+        """What is read of a unit's file, and nothing else."""
         wanted = [*self.spec.columns, *(self.target.columns if self.target else ()), *self.extra]
         wanted += [self.label] if self.label and unit.has_label else []
         wanted += [self.split] if self.split and unit.given is None else []
@@ -114,6 +114,7 @@ class Reader:
         raise AssertionError("a fault in several row groups is in one of them")
 
     def part(self, table: pa.Table, unit: Unit, where: str, keys: bool = False) -> Part:
+        """Rows of a table that has been read."""
         normal = None if self.normal is None else filters.mask(table, self.normal, "normal", where)
         x = to_tensor(table, self.spec, where)
         target = None if self.target is None else to_tensor(table, self.target, where)
@@ -135,12 +136,10 @@ class Reader:
         refuse_nulls(column, self.label, f"{where}, label ", 0)
         if not self.text_label:
             return torch.from_numpy(_whole_numbers(column, self.label, where)), None
-        encoded = pc.dictionary_encode(column.cast(pa.string())).unify_dictionaries().combine_chunks()
-        words = tuple(encoded.dictionary.to_pylist()) if len(encoded) else ()
-        codes = encoded.indices.to_numpy().astype(np.int64) if len(encoded) else np.empty(0, np.int64)
+        words, places = splits.worded(column)
         if self.classes is None:
-            return torch.from_numpy(codes), words
-        return torch.from_numpy(recode(words, self.classes)[codes]), self.classes
+            return torch.from_numpy(places), tuple(words)
+        return torch.from_numpy(recode(words, self.classes)[places]), self.classes
 
     def _truth(self, table: pa.Table, normal: Bools | None, label: Tensor | None, where: str) -> Bools | None:
         if self.anomaly is not None:
@@ -150,7 +149,13 @@ class Reader:
         return None if label is None else (label != 0).numpy()
 
 
-def recode(words: tuple[str, ...], classes: tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
+def take_rows(rows: Tensor, index: np.ndarray[Any, np.dtype[np.int64]], out: Tensor | None = None) -> Tensor:
+    """Some rows, in `out` if given; by numpy, since torch would start threads of its own in every thread that reads."""
+    taken = np.take(rows.numpy(), index, 0, out=None if out is None else out.numpy(), mode="clip")
+    return torch.from_numpy(taken) if out is None else out
+
+
+def recode(words: Sequence[str], classes: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Place of each word among the sorted classes."""
     return np.searchsorted(np.asarray(classes, dtype=object), np.asarray(words, dtype=object)).astype(np.int64)
 

@@ -5,8 +5,9 @@ N rows of a split, B rows of a batch; a row is (F,), (C, L) or (C, H, W).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Protocol
 
 import torch
@@ -33,10 +34,12 @@ class RowSpec:
     """Encoded images of another size are resized to `shape`; else they are refused."""
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values for `detector.json`."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RowSpec:
+        """What `to_json` made."""
         return cls(**{**values, "columns": tuple(values["columns"]), "shape": tuple(values["shape"])})
 
 
@@ -67,7 +70,11 @@ class RowSource(Protocol):
 
 @dataclass(frozen=True)
 class Rows:
-    """Resident rows of one split: unscaled tensors that all trials of a node share."""
+    """Resident rows of one split: unscaled tensors that all trials of a node share.
+
+    They may lie in memory that others read too (Arrow's buffers, Ray's object store): nobody writes to them.
+    Pickling keeps the values out of band, so that the object store hands them to every process uncopied.
+    """
 
     x: Tensor
     """(N, *shape), uint8 or float32."""
@@ -80,20 +87,28 @@ class Rows:
     def __len__(self) -> int:
         return self.x.shape[0]
 
+    def __reduce__(self) -> Any:
+        tensors = (self.x, self.target, self.label, self.anomaly)
+        return _rows, tuple(None if t is None else t.cpu().contiguous().numpy() for t in tensors)
+
     @property
     def shape(self) -> Shape:
+        """Shape of one row."""
         return tuple(self.x.shape[1:])
 
     def take(self, index: Tensor | slice) -> Rows:
         """The rows at `index`; a slice shares memory."""
-        return Rows(*(None if t is None else t[index] for t in (self.x, self.target, self.label, self.anomaly)))
+        return Rows(self.x[index], *(self._part(t, index) for t in (self.target, self.label, self.anomaly)))
 
     def to(self, device: torch.device | str) -> Rows:
-        return Rows(*(None if t is None else t.to(device) for t in (self.x, self.target, self.label, self.anomaly)))
+        """The same rows on a device."""
+        others = (None if t is None else t.to(device) for t in (self.target, self.label, self.anomaly))
+        return Rows(self.x.to(device), *others)
 
     def batches(
         self, size: int, *, seed: int | None = None, epoch: int = 0, rank: int = 0, world: int = 1, drop_last: bool = False
     ) -> Iterator[Raw]:
+        """See `RowSource.batches`."""
         count = len(self)
         own = size // world
         # Whole global batches only, wherever a short one would leave workers out of step.
@@ -111,7 +126,7 @@ class Rows:
                 yield Raw(self.x[part], self._part(self.target, part), self._part(self.label, part))
             else:
                 index = order[low:high]
-                yield Raw(self.x[index], self._part(self.target, index), self._part(self.label, index))
+                yield Raw(self.x.index_select(0, index), self._part(self.target, index), self._part(self.label, index))
 
     @staticmethod
     def _part(values: Tensor | None, index: Tensor | slice) -> Tensor | None:
@@ -138,6 +153,26 @@ class Splits:
     fingerprint: str = ""
     """Hash of what was read: files, row groups, columns and split rule."""
 
+    def __reduce__(self) -> Any:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.labelled is not None and self.labelled.x.data_ptr() == self.validate.x.data_ptr():
+            values["validate"] = len(self.validate)  # a slice of the labelled rows travels as its length
+        return _splits, (values,)
+
     def for_search(self) -> Splits:
         """Without calibrate and test: what a search may see."""
         return replace(self, calibrate=None, test=None)
+
+
+def _rows(*arrays: Any) -> Rows:
+    with warnings.catch_warnings():
+        # Arrays from an object store are read-only, and so are rows by agreement.
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        x, target, label, anomaly = (None if a is None else torch.from_numpy(a) for a in arrays)
+    return Rows(x, target, label, anomaly)  # type: ignore[arg-type]
+
+
+def _splits(values: dict[str, Any]) -> Splits:
+    if isinstance(values["validate"], int):
+        values["validate"] = values["labelled"].take(slice(0, values["validate"]))
+    return Splits(**values)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from raeflow.errors import RaeflowError
 
 MODES = ("standard", "unit", "signal", "global", "none")
+Floats = np.ndarray[Any, np.dtype[np.float64]]
 _TINY = 1e-6
+_BLOCK = 1 << 15
+"""Values looked at in one go: as float64 they stay in the cache."""
 
 
 class Scaling(nn.Module):
@@ -27,11 +32,13 @@ class Scaling(nn.Module):
         if mode not in MODES:
             raise RaeflowError(f"scaling {mode!r} is not one of {', '.join(MODES)}")
         self.mode = mode
-        size = shape if mode == "standard" else (1,) * len(shape)
+        each = mode == "standard" or (mode == "unit" and len(shape) == 1)  # a table's features have units of their own
+        size = shape if each else (1,) * len(shape)
         self.register_buffer("shift", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Rows (B, *shape) as they come to scaled rows, float32."""
         x = x.to(torch.float32)
         if self.mode == "none":
             return x
@@ -50,7 +57,9 @@ class Scaling(nn.Module):
     @staticmethod
     def _own(x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and spread of each channel of each signal, (B, C, 1)."""
-        return x.mean(-1, keepdim=True), x.std(-1, correction=0, keepdim=True).clamp_min(_TINY)
+        mean = x.mean(-1, keepdim=True)
+        # A flat signal becomes zeros, whatever its level; what varies keeps its own scale, however small.
+        return mean, x.std(-1, correction=0, keepdim=True).maximum(_TINY * mean.abs() + 1e-30)
 
 
 def auto_mode(shape: tuple[int, ...]) -> str:
@@ -66,37 +75,58 @@ def fit_scaling(mode: str, shape: tuple[int, ...], dtype: torch.dtype, chunks: I
     scaling = Scaling(auto_mode(shape) if mode == "auto" else mode, shape)
     if scaling.mode in ("none", "signal"):
         return scaling
-    if scaling.mode == "unit":
-        low, high = (0.0, 255.0) if dtype == torch.uint8 else _range(chunks)
-        scaling.shift.fill_(low)
-        scaling.scale.fill_(max(high - low, _TINY))
-        return scaling
-    axes: tuple[int, ...] = (0,) if scaling.mode == "standard" else tuple(range(len(shape) + 1))
-    mean, spread = _moments(chunks, axes)
-    scaling.shift.copy_(mean.reshape(scaling.shift.shape))
-    scaling.scale.copy_(torch.where(spread > _TINY * mean.abs().clamp_min(1.0), spread, torch.ones_like(spread)).reshape(scaling.scale.shape))
+    each = scaling.shift.numel() > 1
+    if scaling.mode == "unit" and dtype == torch.uint8:
+        low, span = np.zeros(1), np.full(1, _brightest(chunks))
+    elif scaling.mode == "unit":
+        low, high = _range(chunks, each)
+        span = high - low
+    else:
+        low, span = _moments(chunks, each)
+        span = np.where(span > _TINY * np.abs(low), span, 0.0)
+    for buffer, values in ((scaling.shift, low), (scaling.scale, np.where(span > 0, span, 1.0))):
+        buffer.copy_(torch.from_numpy(np.broadcast_to(values, buffer.numel()).astype(np.float32)).view_as(buffer))
     return scaling
 
 
-def _range(chunks: Iterable[Tensor]) -> tuple[float, float]:
-    low, high = float("inf"), float("-inf")
+# numpy below: torch's thread pool is a loss on pieces that fit the cache, and a disaster beside other processes.
+
+
+def _brightest(chunks: Iterable[Tensor]) -> float:
+    """255 for bytes that use their upper half, else the largest there is: 0-16 and 0-1 are scales of their own."""
+    high = 0
     for chunk in chunks:
-        low, high = min(low, float(chunk.min())), max(high, float(chunk.max()))
-    # Pixels stored as floats are nearly always 0-1 or 0-255 already: keep those scales whole.
-    if 0 <= low and high <= 1:
-        return 0.0, 1.0
+        high = max(high, int(chunk.numpy().max()))
+        if high > 127:
+            return 255.0
+    return float(high)
+
+
+def _range(chunks: Iterable[Tensor], each: bool) -> tuple[Floats, Floats]:
+    """Least and largest value of each feature or of all; pixels in 0-1 or 0-255 keep those scales whole."""
+    low, high = np.full(1, np.inf), np.full(1, -np.inf)
+    for chunk in chunks:
+        values = chunk.numpy()
+        axes = (0,) if each else None
+        low, high = np.minimum(low, values.min(axes)), np.maximum(high, values.max(axes))
+    if not each and low[0] >= 0 and (high[0] <= 1 or 127 < high[0] <= 255):
+        return np.zeros(1), np.full(1, 1.0 if high[0] <= 1 else 255.0)
     return low, high
 
 
-def _moments(chunks: Iterable[Tensor], axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over `axes`, merged chunk by chunk (Chan et al. 1979): no cancellation."""
-    count, mean, square = 0, torch.zeros(()), torch.zeros(())
+def _moments(chunks: Iterable[Tensor], each: bool) -> tuple[Floats, Floats]:
+    """Mean and standard deviation in float64, merged block by block (Chan et al. 1979): no cancellation."""
+    count, mean, square = 0, np.zeros(1), np.zeros(1)
     for chunk in chunks:
-        values = chunk.to(torch.float64)
-        own = values.numel() // max(values.mean(axes).numel(), 1)
-        own_mean, own_square = values.mean(axes), values.var(axes, correction=0) * own
-        delta, total = own_mean - mean, count + own
-        mean = mean + delta * (own / total)
-        square = square + own_square + delta**2 * (count * own / total)
-        count = total
-    return mean, (square / max(count, 1)).sqrt()
+        rows = chunk.numpy().reshape((len(chunk), -1) if each else (-1, 1))
+        step = max(1, _BLOCK // max(1, rows.shape[1]))
+        for start in range(0, len(rows), step):
+            values = rows[start : start + step].astype(np.float64)
+            own, own_mean = len(values), values.mean(0)
+            values -= own_mean
+            own_square = np.einsum("ij,ij->j", values, values)
+            delta, total = own_mean - mean, count + own
+            mean = mean + delta * (own / total)
+            square = square + own_square + delta**2 * (count * own / total)
+            count = total
+    return mean, np.sqrt(square / max(count, 1))

@@ -61,7 +61,7 @@ def row_keys(rows: Tensor) -> Keys:
 
 def uniform(keys: Keys) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Keys as numbers in [0, 1)."""
-    return (keys >> np.uint64(11)) * 2.0**-53
+    return (keys >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def thinning(keys: Keys) -> Keys:
@@ -91,13 +91,19 @@ def spoken(column: pa.ChunkedArray, name: str, where: str, first: int = 0) -> np
     if column.null_count:
         at = int(pc.index(pc.is_null(column), True).as_py())
         raise RaeflowError(f"{where}, split column {name!r}, row {first + at}: the value is null")
-    encoded = pc.dictionary_encode(column.cast(pa.string())).combine_chunks()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.chunk(0) if encoded.num_chunks else pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), pa.array([], pa.string()))
-    words = encoded.dictionary.to_pylist()
+    words, places = worded(column)
     codes = [ALIASES.get(str(word).strip().lower(), -1) for word in words]
     if -1 in codes:
-        at = int(pc.index(encoded.indices, codes.index(-1)).as_py())
+        at = int(np.argmax(places == codes.index(-1)))
         known = ", ".join(SPLITS)
         raise RaeflowError(f"{where}, split column {name!r}, row {first + at}: {words[codes.index(-1)]!r} is none of {known}")
-    return np.asarray(codes, np.uint8)[encoded.indices.to_numpy()]
+    split: np.ndarray[Any, np.dtype[np.uint8]] = np.asarray(codes, np.uint8)[places]
+    return split
+
+
+def worded(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray[Any, np.dtype[np.int64]]]:
+    """The different words of a text column, and each row's place (N,) among them."""
+    if not len(column):
+        return [], np.empty(0, np.int64)
+    encoded = pa.concat_arrays(column.cast(pa.string()).chunks).dictionary_encode()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64)

@@ -17,7 +17,7 @@ from torch import Tensor
 from raeflow.data import splits
 from raeflow.data.bins import Bins, Varying, watched
 from raeflow.data.plan import Plan
-from raeflow.data.reading import Part, Reader, Unit, prefetch
+from raeflow.data.reading import Reader, Unit, prefetch
 from raeflow.data.rows import Raw, Shape, Splits
 from raeflow.data.scaling import fit_scaling
 from raeflow.errors import RaeflowError
@@ -49,11 +49,13 @@ class StreamedRows:
 
     @property
     def shape(self) -> Shape:
+        """Shape of one row."""
         return self.reader.spec.shape
 
     def batches(
         self, size: int, *, seed: int | None = None, epoch: int = 0, rank: int = 0, world: int = 1, drop_last: bool = False
     ) -> Iterator[Raw]:
+        """See `RowSource.batches`."""
         count, own = len(self), size // world
         stop = count - count % size if (drop_last or world > 1) and count >= size else count
         start = 0
@@ -93,13 +95,7 @@ class StreamedRows:
         yield rows, torch.arange(have) if drawn is None else torch.randperm(have, generator=drawn)
 
     def _train(self, unit: Unit) -> Raw:
-        part = train_rows(self.reader.read(unit))
-        return Raw(part.x, part.target, part.label)
-
-
-def train_rows(part: Part) -> Part:
-    here = part.split == splits.TRAIN
-    return part.take(here if part.normal is None else here & part.normal)
+        return self.reader.read(unit).train()
 
 
 def _take(raw: Raw, index: Tensor) -> Raw:
@@ -134,10 +130,10 @@ def load_streamed(plan: Plan) -> Splits:
     def chunks() -> Iterator[Tensor]:
         for part in prefetch(lambda unit: reader.read(unit, keys=True), plan.units, pa.cpu_count(), 1):
             bins.add(part)
-            train = train_rows(part)
+            train = part.train().x
             counts.append(len(train))
             if len(train):
-                yield train.x
+                yield train
 
     passing = watched(chunks(), varying.see)
     dtype = torch.uint8 if reader.spec.dtype == "uint8" else torch.float32

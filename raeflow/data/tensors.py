@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from raeflow.data.rows import RowSpec, Shape
 from raeflow.errors import RaeflowError
@@ -55,8 +56,7 @@ def _column(table: pa.Table | pa.RecordBatch, name: str, where: str) -> pa.Chunk
     at = table.schema.get_all_field_indices(name)
     if len(at) != 1:
         have = ", ".join(repr(n) for n in table.schema.names[:20])
-        what = "no column" if not at else f"{len(at)} columns named"
-        raise RaeflowError(f"{where}{what} {name!r}; columns are {have}" if at else f"{where}there is no column {name!r}; columns are {have}")
+        raise RaeflowError(f"{where}{len(at) or 'no'} column{'s'[: len(at)]} named {name!r}; columns are {have}")
     column = table.column(at[0])
     return column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
 
@@ -82,7 +82,7 @@ def _weave(columns: list[pa.ChunkedArray], spec: RowSpec, where: str, first: int
 
 
 def _whole(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return parts[0] if len(parts) == 1 else torch.from_numpy(np.concatenate([part.numpy() for part in parts]))
 
 
 def _numbers(values: pa.Array, dtype: str, name: str, where: str) -> Tensor:
@@ -93,7 +93,7 @@ def _numbers(values: pa.Array, dtype: str, name: str, where: str) -> Tensor:
     if not is_number(kind):
         raise RaeflowError(f"{where}column {name!r} holds {kind}, not numbers")
     if str(kind) == {"uint8": "uint8", "float32": "float"}[dtype]:
-        return torch.from_dlpack(values)
+        return from_dlpack(values)
     if pa.types.is_boolean(kind):
         values = values.cast(pa.uint8())
     elif pa.types.is_decimal(kind):
@@ -102,8 +102,8 @@ def _numbers(values: pa.Array, dtype: str, name: str, where: str) -> Tensor:
         try:
             values = pc.cast(values, pa.uint8())
         except pa.ArrowInvalid as error:
-            raise RaeflowError(f"{where}column {name!r} must hold whole numbers 0-255 here ({str(error).splitlines()[0]})") from error
-        return torch.from_dlpack(values)
+            raise RaeflowError(f"{where}column {name!r} must hold whole numbers 0-255 ({str(error).splitlines()[0]})") from error
+        return from_dlpack(values)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused with its place
         return torch.from_numpy(values.to_numpy(zero_copy_only=False).astype(np.float32, copy=True))
 
@@ -140,7 +140,9 @@ def _chunk(chunk: pa.Array, spec: RowSpec, name: str, where: str, first: int) ->
     flat = _numbers(values, spec.dtype, name, where)
     order, dims = _order(kind, spec)
     rows = flat.view(count, *dims)
-    return rows if order is None else rows.permute(0, *(1 + axis for axis in order)).contiguous()
+    if order is None:
+        return rows
+    return torch.from_numpy(np.ascontiguousarray(rows.numpy().transpose(0, *(1 + axis for axis in order))))
 
 
 def _flat(lists: pa.Array, name: str, where: str, first: int, width: int) -> tuple[pa.Array, int]:
@@ -200,6 +202,7 @@ def _dim_names(kind: pa.FixedShapeTensorType) -> list[str] | None:
 
 
 def named_axes(kind: pa.DataType) -> bool:
+    """Whether a tensor type says which of its axes are channels, height, width or length."""
     return isinstance(kind, pa.FixedShapeTensorType) and _dim_names(kind) is not None
 
 
@@ -207,24 +210,28 @@ def named_axes(kind: pa.DataType) -> bool:
 
 
 def is_number(kind: pa.DataType) -> bool:
+    """Integers, floats, decimals and true/false."""
     types = pa.types
     return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind))
 
 
 def is_list(kind: pa.DataType) -> bool:
+    """Lists of fixed or any length."""
     types = pa.types
     return bool(types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind))
 
 
 def refuse_nulls(column: pa.ChunkedArray | pa.Array, name: str, where: str, first: int) -> None:
+    """Refuse a column with a null, naming the first."""
     if column.null_count:
         at = int(pc.index(pc.is_null(column), True).as_py())
-        raise RaeflowError(f"{where}column {name!r}, row {first + at}: the value is null ({column.null_count} nulls in these {len(column)} rows)")
+        raise RaeflowError(f"{where}column {name!r}, row {first + at}: the value is null, one of {column.null_count} in {len(column)} rows")
 
 
 def _refuse_not_finite(rows: Tensor, columns: list[pa.ChunkedArray], spec: RowSpec, where: str, first: int) -> None:
     # A sum runs at the speed of memory, isfinite at a fortieth of it; a sum that overflows is only looked at again.
-    if math.isfinite(float(rows.sum())):
+    # numpy's, since torch would start its own threads in each of the threads that read.
+    if math.isfinite(float(rows.numpy().sum())):
         return
     flat = rows.reshape(len(rows), -1)
     bad = ~torch.isfinite(flat)
