@@ -71,7 +71,8 @@ def _refuse_overlap(sources: Sequence[str], pieces: Sequence[Piece], base: Piece
             raise RaeflowError(f"the output folder {base.uri} holds the input {piece.uri}: choose another output folder")
     example = PurePosixPath(base.uri) / "rows.parquet"
     for source in sources:
-        path = PurePosixPath(source if "://" in source else Path(source).expanduser().absolute())
+        # A URI's options and credentials say nothing of the place.
+        path = PurePosixPath(re.sub(r"\?.*$|(?<=://)[^/@]*@", "", source) if "://" in source else Path(source).expanduser().absolute())
         signs = [i for i, part in enumerate(path.parts) if _SIGNS.search(part)]
         if not signs or Path(source).exists():
             hit = example.is_relative_to(path)
