@@ -89,7 +89,7 @@ class ValidationLoss(Judge):
 
     def __call__(self, model: Variant, scaling: nn.Module) -> float:
         """Minus the mean score, in the score's own units."""
-        return -float(scores(model, scaling, self.rows).mean())
+        return -float(_sound(scores(model, scaling, self.rows)).mean())
 
 
 class Labels(Judge):
@@ -151,9 +151,7 @@ def scaled_scores(model: Variant, x: Tensor) -> Tensor:
 
 def auroc(normal: Tensor, strange: Tensor) -> float:
     """Mann-Whitney's U over both counts: the chance that a strange row scores above a normal one, ties counting half."""
-    if bool(torch.isnan(normal).any() | torch.isnan(strange).any()):
-        raise Diverged("the model gives some validation rows a score of NaN")
-    ordered = normal.sort().values
+    ordered, strange = _sound(normal).sort().values, _sound(strange)
     below = torch.searchsorted(ordered, strange) + torch.searchsorted(ordered, strange, right=True)
     return float(below.double().mean()) / (2 * len(normal))
 
@@ -162,3 +160,10 @@ def _some(rows: Rows) -> Rows:
     if len(rows) < 2:
         raise RaeflowError(f"the validation split has {len(rows)} rows; models cannot be compared on fewer than 2")
     return rows
+
+
+def _sound(found: Tensor) -> Tensor:
+    nans = int(found.isnan().sum())
+    if nans:
+        raise Diverged(f"the model gives {nans} of {len(found)} validation rows a score of NaN")
+    return found

@@ -1,11 +1,11 @@
 """Synthetic anomalies made from normal rows, so that models can be compared without labels.
 
 N base rows, F features, C channels; S is the space of a channel: (L,) of a signal, (H, W) of an image.
-A row is (F,), (C, L) or (C, H, W), scaled. Every anomaly is a normal row changed in part, subtly or
+A row is (F,), (C, L) or (C, H, W), scaled. Every anomaly is a normal row changed subtly or
 grossly: the share of the row, or the size of the patch, and the strength are drawn anew for each.
 
-Tables: entries that are usual alone but not together (Han et al. 2022, ADBench: dependency anomalies),
-or too far out (local and global ones). Signals and images: the patches of self-supervised anomaly
+Tables: entries that are usual alone but not together, or out of place, and rows too far in or out (Han
+et al. 2022, ADBench, name such kinds dependency, local and cluster anomalies). Signals and images: the patches of self-supervised anomaly
 detection (Li et al. 2021, CutPaste; Tan et al. 2020, Foreign Patch Interpolation; Carmona et al. 2022,
 contextual outlier exposure). Everything comes from one generator on the CPU, so the same rows and seed
 give the same anomalies everywhere.
@@ -39,12 +39,13 @@ def make(rows: Tensor, count: int, seed: int) -> dict[str, Tensor]:
     """
     generator = torch.Generator().manual_seed(seed)
     normal = rows.detach().to("cpu", torch.float32)
-    least = 1e-3 * float(normal.std(correction=0))  # below it lies rounding, not a change
+    spread = normal.std(0, correction=0)
     made = {}
     for name, maker in kinds(normal.shape[1:]).items():
         base = normal[torch.randint(len(normal), (count,), generator=generator)]
         changed = maker(base, normal, generator)
-        kept = (changed - base).abs().flatten(1).amax(1) > least
+        least = 1e-4 * spread + 1e-6 * base.abs()  # below it lies rounding, not a change
+        kept = ((changed - base).abs() > least).flatten(1).any(1)
         if kept.any():
             made[name] = changed[kept]
     if not made:
@@ -62,6 +63,8 @@ def kinds(shape: Sequence[int]) -> dict[str, Maker]:
 
 def permuted(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
     """Chosen entries (N, F) come from other rows, each from its own: values are usual, their combination is not."""
+    if int((rows.amax(0) > rows.amin(0)).sum()) < 2:
+        return x  # a single feature depends on nothing
     donors = torch.randint(len(rows), x.shape, generator=generator)
     return torch.where(_entries(x, rows, generator), rows.gather(0, donors), x)
 
@@ -72,11 +75,20 @@ def shifted(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(_entries(x, rows, generator), x + step * rows.std(0, correction=0), x)
 
 
-def scaled(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
-    """Chosen entries (N, F) are scaled about their feature's mean, by 1/4 to 4."""
+def shrunk(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Whole rows (N, F) drawn in to less than half their distance from the mean row.
+
+    They lie within the cloud of rows but off the sheet that it fills: a model that is little more than
+    linear, or that copies everything, rebuilds them better than any real row.
+    """
     mean = rows.mean(0)
-    factor = _log_uniform((len(x), 1), (0.25, 4.0), generator)
-    return torch.where(_entries(x, rows, generator), mean + (x - mean) * factor, x)
+    return mean + (x - mean) * torch.rand((len(x), 1), generator=generator) / 2
+
+
+def stretched(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Whole rows (N, F) moved out to one to four times their distance from the mean row: every dependency holds, the size does not."""
+    mean = rows.mean(0)
+    return mean + (x - mean) * _log_uniform((len(x), 1), (1.0, 4.0), generator)
 
 
 def swapped(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
@@ -124,7 +136,7 @@ def warped(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
     return _sample(x, grid + bump * pull.view(lead))
 
 
-TABLE: dict[str, Maker] = {"permuted": permuted, "shifted": shifted, "scaled": scaled}
+TABLE: dict[str, Maker] = {"permuted": permuted, "shifted": shifted, "shrunk": shrunk, "stretched": stretched}
 PATCH: dict[str, Maker] = {"swapped": swapped, "occluded": occluded, "noisy": noisy, "warped": warped}
 
 

@@ -1,0 +1,225 @@
+"""Judges rank models as labels would, read no label and no test row, and say the same thing twice."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+from sklearn.datasets import load_digits
+
+from raeflow import metrics, selection, synthetic, training, variants
+from raeflow.data.rows import Rows, RowSpec, Splits
+from raeflow.data.scaling import fit_scaling
+from raeflow.errors import RaeflowError
+from raeflow.selection import Trial, best, judge
+from raeflow.study import Training
+
+SHAPES = [(6,), (1,), (1, 1), (2, 2), (3, 40), (1, 1, 1), (1, 8, 8), (3, 12, 9)]
+
+
+def digits(shape: tuple[int, ...] = (64,), rows: int = 900) -> Splits:
+    """Real digits; threes are the anomalies, held out of all but test and labelled validation."""
+    data = load_digits()
+    values = torch.from_numpy(data.data[:rows]).float().reshape(-1, *shape)
+    strange = torch.from_numpy(data.target[:rows] == 3)
+    normal = values[~strange]
+    cut = [int(len(normal) * share) for share in (0.6, 0.7, 0.8)]
+    train, validate, calibrate, held = normal.tensor_split(cut)
+    scaling = fit_scaling("auto", shape, torch.float32, [train])
+
+    def with_anomalies(part: torch.Tensor, part_strange: torch.Tensor) -> Rows:
+        truth = torch.arange(len(part) + len(part_strange)) >= len(part)
+        return Rows(torch.cat([part, part_strange]), anomaly=truth)
+
+    odd = values[strange]
+    return Splits(
+        RowSpec(("x",), "list", shape, "float32"), scaling, Rows(train), Rows(validate), Rows(calibrate),
+        with_anomalies(held, odd[::2]), with_anomalies(validate, odd[1::2]),
+    )  # fmt: skip
+
+
+def model(splits: Splits, epochs: int, latent: int = 8) -> training.Variant:
+    hyper = {"latent": latent, "width": 32, "depth": 1}
+    if not epochs:
+        torch.manual_seed(0)
+        return variants.build("autoencoder", splits.spec.shape, hyper).eval()
+    plan = Training(epochs=epochs, batch_size=32, device="cpu")
+    return training.fit("autoencoder", hyper, splits, plan).model()
+
+
+@pytest.mark.parametrize("kind", ["synthetic", "validation_loss", "labels"])
+@pytest.mark.parametrize("shape", [(64,), (1, 8, 8), (1, 64)])
+def test_a_trained_model_beats_an_untrained_one(kind: str, shape: tuple[int, ...]) -> None:
+    splits = digits(shape)
+    ask = judge(kind, splits.for_search(), seed=0)
+    untrained, trained = (ask(model(splits, epochs), splits.scaling) for epochs in (0, 15))
+    assert trained > untrained
+    if kind != "validation_loss":
+        assert 0.5 < trained <= 1
+
+
+def test_synthetic_ranks_models_as_the_truth_does() -> None:
+    splits = digits(rows=1797)
+    assert splits.test is not None
+    ask = judge("synthetic", splits.for_search(), seed=0)
+    truth, said = [], []
+    for epochs, latent in ((1, 1), (1, 8), (10, 2), (10, 4), (20, 16)):
+        one = model(splits, epochs, latent)
+        truth.append(metrics.auroc(splits.test.anomaly, training.scores(one, splits.scaling, splits.test)))
+        said.append(ask(one, splits.scaling))
+    assert spearmanr(truth, said).statistic > 0.8
+
+
+def test_same_seed_same_value_another_seed_another() -> None:
+    splits = digits()
+    one = model(splits, 3)
+    first, again, other = (judge("synthetic", splits.for_search(), seed)(one, splits.scaling) for seed in (0, 0, 1))
+    assert first == again != other
+    assert abs(first - other) < 0.03
+
+
+def test_judging_reads_no_label_and_changes_nothing() -> None:
+    splits = digits()
+    one = model(splits, 3)
+    before = {k: v.clone() for k, v in one.state_dict().items()}
+    assert splits.labelled is not None
+    turned = replace(splits.labelled, anomaly=~splits.labelled.anomaly)  # type: ignore[operator]
+    label = torch.randint(0, 9, (len(splits.validate),))
+    poisoned = replace(splits.for_search(), labelled=turned, validate=replace(splits.validate, label=label))
+    for kind in ("synthetic", "validation_loss"):
+        assert judge(kind, splits.for_search(), 0)(one, splits.scaling) == judge(kind, poisoned, 0)(one, splits.scaling)
+    assert judge("labels", splits.for_search(), 0)(one, splits.scaling) == pytest.approx(
+        1 - judge("labels", poisoned, 0)(one, splits.scaling)
+    )
+    assert all(torch.equal(before[k], v) for k, v in one.state_dict().items())
+
+
+def test_judging_draws_no_global_random_number() -> None:
+    splits = digits()
+    one = model(splits, 1)
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    judge("synthetic", splits.for_search(), 0)(one, splits.scaling)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_synthetic_anomalies_of_any_shape(shape: tuple[int, ...]) -> None:
+    rows = torch.randn(40, *shape, generator=torch.Generator().manual_seed(3))
+    rows.view(40, -1)[:, 1:2] = 1.0  # a constant feature stays one
+    made = synthetic.make(rows, 100, seed=0)
+    again = synthetic.make(rows, 100, seed=0)
+    assert made
+    for name, x in made.items():
+        assert x.shape[1:] == rows.shape[1:]
+        assert 0 < len(x) <= 100
+        assert bool(torch.isfinite(x).all())
+        assert torch.equal(x, again[name])
+        if rows[0].numel() > 1:  # of a single value, what another row has is all that there is
+            assert not (x[:, None] == rows[None]).flatten(2).all(2).any(), name
+    if len(shape) == 1 and shape[0] > 1:
+        assert all(bool((x[:, 1] == 1).all()) for x in made.values())
+
+
+def test_patches_change_a_part_and_stay_within_an_image_range() -> None:
+    rows = digits((1, 8, 8)).validate.x / 16
+    for name, x in synthetic.make(rows, 300, seed=1).items():
+        assert float(x.min()) >= 0, name
+        assert float(x.max()) <= 1, name
+        nearest = (x[:, None] - rows[None]).abs().gt(1e-5).flatten(2).float().mean(2).amin(1)
+        assert 0 < float(nearest.mean()) < 0.3, name
+
+
+def test_a_swap_keeps_every_value_and_a_warp_keeps_the_range() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(200, 2, 60, generator=generator)
+    swapped = synthetic.swapped(rows, rows, generator)
+    kept = (swapped.sort(-1).values == rows.sort(-1).values).flatten(1).all(1)
+    assert float(kept.float().mean()) > 0.4  # where the patches do not overlap
+    assert bool(torch.isin(swapped, rows).all())
+    warped = synthetic.warped(rows, rows, generator)
+    assert bool((warped.amax(-1) <= rows.amax(-1) + 1e-5).all())
+
+
+def test_permuted_entries_are_values_of_their_own_feature() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.arange(50.0)[:, None] + torch.tensor([0.0, 1000.0, 2000.0])
+    x = synthetic.permuted(rows, rows, generator)
+    assert all(bool(torch.isin(x[:, i], rows[:, i]).all()) for i in range(3))
+
+
+def test_small_and_constant_validation_splits() -> None:
+    splits = digits()
+    one = model(splits, 2)
+    few = replace(splits, validate=splits.validate.take(slice(0, 40)))
+    assert 0 <= judge("synthetic", few, 0)(one, few.scaling) <= 1
+    flat = replace(splits, validate=Rows(torch.ones(40, 64)))
+    with pytest.raises(RaeflowError, match=r"40 validation rows .* constant"):
+        judge("synthetic", flat, 0)
+    with pytest.raises(RaeflowError, match="1 rows"):
+        judge("synthetic", replace(splits, validate=splits.validate.take(slice(0, 1))), 0)
+
+
+def test_many_rows_are_thinned_and_large_rows_are_few() -> None:
+    splits = digits()
+    many = replace(splits, validate=Rows(splits.validate.x.repeat(40, 1)))
+    ask = judge("synthetic", many, 0)
+    assert isinstance(ask, selection.Synthetic)
+    assert len(ask.rows) == selection.NORMAL
+    side = 200
+    large = replace(
+        splits,
+        spec=replace(splits.spec, shape=(1, side, side)),
+        scaling=fit_scaling("none", (1, side, side), torch.float32, []),
+        validate=Rows(torch.rand(4, 1, side, side)),
+    )
+    asked = judge("synthetic", large, 0)
+    assert isinstance(asked, selection.Synthetic)
+    assert all(len(x) == selection.FEWEST for x in asked.anomalies.values())
+
+
+def test_refusals_of_labels_and_kinds() -> None:
+    splits = digits()
+    assert splits.labelled is not None
+    with pytest.raises(RaeflowError, match="no labels"):
+        judge("labels", replace(splits, labelled=None), 0)
+    with pytest.raises(RaeflowError, match="0 anomalies among"):
+        judge("labels", replace(splits, labelled=splits.labelled.take(~splits.labelled.anomaly)), 0)  # type: ignore[operator]
+    with pytest.raises(RaeflowError, match="'luck'"):
+        judge("luck", splits, 0)
+
+
+def test_a_model_that_gives_nan_is_refused() -> None:
+    splits = digits()
+    broken = model(splits, 0)
+    with torch.no_grad():
+        next(broken.parameters()).fill_(math.nan)
+    for kind in ("synthetic", "validation_loss", "labels"):
+        with pytest.raises(training.Diverged, match="NaN"):
+            judge(kind, splits, 0)(broken, splits.scaling)
+
+
+def trial(number: int, value: float | None, status: str = "complete", message: str = "") -> Trial:
+    return Trial(number, "autoencoder", {}, value, None, 1, 0.0, status, message=message)  # type: ignore[arg-type]
+
+
+def test_best_takes_complete_trials_first_and_breaks_ties_by_number() -> None:
+    trials = [trial(0, 0.5), trial(1, 0.9), trial(2, 0.95, "pruned"), trial(3, None, "failed", "diverged")]
+    trials += [trial(4, 0.9), trial(5, math.nan)]
+    assert [t.number for t in best(trials, 3)] == [1, 4, 0]
+    assert [t.number for t in best(trials, 4)] == [1, 4, 0, 2]
+    with pytest.raises(RaeflowError, match="5 models were asked for, but only 4 of 6 trials gave one: diverged"):
+        best(trials, 5)
+
+
+def test_auroc_is_scikit_learns() -> None:
+    generator = torch.Generator().manual_seed(0)
+    normal = torch.randn(60, generator=generator).round(decimals=1)
+    strange = torch.randn(30, generator=generator).round(decimals=1) + 0.5
+    strange[0] = math.inf
+    truth = [0] * 60 + [1] * 30
+    assert selection.auroc(normal, strange) == pytest.approx(metrics.auroc(truth, torch.cat([normal, strange])))
