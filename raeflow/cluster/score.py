@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from raeflow.cluster.session import alone, check_fits, connect
+from raeflow.cluster.session import alone, check_fits, connect, quiet
 from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
 from raeflow.scoring import Fragment, Progress, Say, Summary, plan, prepare, score_fragment, summarise, sweep
@@ -59,12 +59,14 @@ def _spread(detector: Detector, todo: Sequence[Fragment], scorers: int, gpus: fl
     import ray
     from ray.data import ActorPoolStrategy, DataContext, from_items
 
+    quiet()  # importing Ray Data sets its loggers up anew
     # Bytes and plan wait in the object store: a node needs nothing of this machine's disk.
     shared = ray.put((detector.to_bytes(), list(todo)))
     cpus = 1.0
     if alone():
         check_fits(f"scoring on {scorers} actors with {gpus:g} GPUs each", 0, gpus, scorers)
-        cpus = min(1.0, ray.cluster_resources().get("CPU", 1.0) / scorers)
+        cores = ray.cluster_resources().get("CPU", 1.0)  # type: ignore[no-untyped-call]
+        cpus = min(1.0, cores / scorers)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -90,7 +91,7 @@ class Progress:
     def __init__(self, fragments: Sequence[Fragment], done: Sequence[dict[str, Any]], say: Say | None) -> None:
         self.say, self.fragments, self.total = say, len(fragments), sum(f.rows for f in fragments)
         self.count, self.rows, self.fresh = len(done), sum(s["rows"] for s in done), 0
-        self.start = self.last = time.monotonic()
+        self.start, self.last = math.inf, time.monotonic()
         if say is not None:
             kept = f", {len(done)} of them committed before" if done else ""
             say(f"scoring {self.total:,} rows in {self.fragments} fragments{kept}")
@@ -98,11 +99,11 @@ class Progress:
     def __call__(self, statistics: dict[str, Any]) -> None:
         """Count one fragment."""
         self.count, self.rows, self.fresh = self.count + 1, self.rows + statistics["rows"], self.fresh + statistics["rows"]
-        now = time.monotonic()
+        self.start, now = min(self.start, statistics["started"]), time.monotonic()
         if self.say is None or (now - self.last < 2 and self.count < self.fragments):
             return
         self.last = now
-        rate = self.fresh / max(now - self.start, 1e-9)
+        rate = self.fresh / max(time.time() - self.start, 1e-9)
         left = f", {(self.total - self.rows) / rate:.0f} s left" if self.count < self.fragments else ""
         self.say(f"scored {self.rows:,} of {self.total:,} rows, {self.count} of {self.fragments} fragments, {rate:,.0f} rows/s{left}")
 
