@@ -21,9 +21,10 @@ STUDY = Study(
     name="mnist_latent",
     data=Data("mnist", fractions=(0.84, 0.08, 0.08, 0.0)),
     variants=("autoencoder",),
-    search=Search(trials=1, selection="validation_loss", cpus=2),
+    search=Search(trials=1, selection="validation_loss"),
     training=Training(epochs=20, batch_size=64, patience=None),
     calibration=Calibration(method="mean_std", k=1.0),
+    hyper={"autoencoder": {"lr": 2e-3}},
     refit=False,
 )
 
