@@ -75,7 +75,8 @@ class Data:
     """Rows to train, validate and calibrate on: a pyarrow filter expression, or tuples as in
     `[("label", "!=", 3)]` (a list is a conjunction, a list of lists a disjunction of conjunctions)."""
     anomaly: Any = None
-    """Which rows count as anomalies when judging. None: those that `normal` excludes, else label != 0."""
+    """Which rows count as anomalies when judging. None: those that `normal` excludes, else the
+    rows of label 1 where labels are 0 and 1, else nothing is known."""
     shape: Sequence[int] | None = None
     """Shape of a row: (F,) table, (C, L) signal, (C, H, W) image. None reads it from type or metadata."""
     layout: Literal["CHW", "HWC"] | None = None

@@ -123,6 +123,7 @@ class Buffer:
         spec = plan.reader.spec
         self.x = torch.empty((capacity, *spec.shape), dtype=torch.uint8 if spec.dtype == "uint8" else torch.float32)
         self.target = torch.empty_like(self.x) if plan.reader.target else None
+        self.by_label = plan.reader.normal is None and plan.reader.anomaly is None
         self.count = 0
         self.labels: list[tuple[Tensor | None, tuple[str, ...] | None]] = []
         self.truths: list[Bools | None] = []
@@ -174,6 +175,8 @@ class Buffer:
             anomaly = torch.from_numpy(np.concatenate([t for t in self.truths if t is not None]))
         if all(t is not None for t, _ in self.labels):
             label = torch.cat([_coded(t, words, classes) for t, words in self.labels if t is not None])
+        if self.by_label and label is not None and label.numel() and not 0 <= int(label.min()) <= int(label.max()) <= 1:
+            anomaly = None  # classes, not flags: which of them are anomalies is the user's to say
         return Rows(self.x[: self.count], None if self.target is None else self.target[: self.count], label, anomaly)
 
     def _reserve(self, more: int) -> None:
