@@ -224,12 +224,19 @@ def fit(variant: str, hyper: dict[str, Any], splits: Splits, training: Training,
 
 
 @torch.no_grad()
-def scores(model: Variant, scaling: nn.Module, rows: Rows, size: int = SCORE_BATCH) -> Tensor:
+def scores(model: Variant, scaling: nn.Module, rows: Rows, size: int | None = None) -> Tensor:
     """Scores (N,) of unscaled rows, float32, on the model's device; the model is left in evaluation mode."""
     model.eval()
     device = next(model.parameters()).device
+    size = size or score_batch(rows.shape, device)
     parts = [model.score(scaling(raw.x.to(device))).float() for raw in rows.batches(size)]
     return torch.cat(parts) if parts else torch.empty(0, device=device)
+
+
+def score_batch(shape: tuple[int, ...], device: torch.device) -> int:
+    """Rows to score at a time: on a CPU so few that a network's maps stay in its cache (twice as fast for images)."""
+    values = 1 << 18 if device.type == "cpu" else 1 << 24
+    return max(64, min(SCORE_BATCH, values // math.prod(shape)))
 
 
 def resolve_device(device: str) -> torch.device:

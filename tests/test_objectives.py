@@ -50,9 +50,9 @@ def test_published_values_at_28_x_28_are_the_layers_of_the_source() -> None:
     kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.ReLU)
     told = [str(m).split(", kernel_size")[0] for m in model.modules() if isinstance(m, kinds)]
     assert told == [
-        "Conv2d(1, 16", "ReLU()", "Conv2d(16, 32", "ReLU()", "Conv2d(32, 64",
+        "Conv2d(1, 16", "ReLU(inplace=True)", "Conv2d(16, 32", "ReLU(inplace=True)", "Conv2d(32, 64",
         "Linear(in_features=64, out_features=20, bias=True)", "Linear(in_features=20, out_features=64, bias=True)",
-        "ConvTranspose2d(64, 32", "ReLU()", "ConvTranspose2d(32, 16", "ReLU()", "ConvTranspose2d(16, 1",
+        "ConvTranspose2d(64, 32", "ReLU(inplace=True)", "ConvTranspose2d(32, 16", "ReLU(inplace=True)", "ConvTranspose2d(16, 1",
     ]  # fmt: skip
     convolutions = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
     assert [m.kernel_size[0] for m in convolutions] == [3, 3, 7, 7, 3, 3]

@@ -10,8 +10,9 @@ from torch import nn
 from raeflow.errors import RaeflowError
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky_relu": lambda: nn.LeakyReLU(0.2),
+    # In place: activations follow only linear maps and convolutions, whose backward passes do not need their outputs.
+    "relu": lambda: nn.ReLU(inplace=True),
+    "leaky_relu": lambda: nn.LeakyReLU(0.2, inplace=True),
     "elu": nn.ELU,
     "selu": nn.SELU,
     "gelu": nn.GELU,

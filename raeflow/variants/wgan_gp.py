@@ -14,6 +14,7 @@ Shapes: B rows of a batch, Z codes; x_B* is (B, F), (B, C, L) or (B, C, H, W).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -63,13 +64,18 @@ class Hyper(Layers):
 
 def published(shape: Shape) -> Hyper:
     """Lambda 10, five critic steps and Adam(1e-4, 0, 0.9) of Gulrajani et al. 2017, kappa 1 and the two thirds of
-    f-AnoGAN. Layers are theirs in kind, narrower: strided convolutions for images and signals with a code of 128
-    at most, and for tables three dense layers (of 128 rather than 512) with a code of 1 + sqrt(F)."""
+    f-AnoGAN. Networks are theirs in kind, narrower: images and signals are halved down to maps of about 4 x 4 (at
+    most three times, 64 channels there) with a code of 128, or an eighth of a small row; tables get three dense
+    layers (of 128 rather than 512) with a code of 1 + sqrt(F)."""
     if len(shape) == 1:
         return Hyper(latent=_layers.table_latent(shape[0]), layers=(128, 128, 128))
-    kernel = 5 if len(shape) == 3 else 7
-    output = "sigmoid" if len(shape) == 3 else "identity"
-    return Hyper(latent=_layers.below_size(128, shape), layers=(16, 32, 64), kernels=(kernel,) * 3, output=output)
+    depth = min(3, max(1, math.ceil(math.log2(max(shape[1:]) / 4))))
+    return Hyper(
+        latent=max(1, min(128, math.prod(shape) // 8)),
+        layers=tuple(64 >> (depth - 1 - i) for i in range(depth)),
+        kernels=(5 if len(shape) == 3 else 7,) * depth,
+        output="sigmoid" if len(shape) == 3 else "identity",
+    )
 
 
 def space(trial: Any, shape: Shape) -> Hyper:
