@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import collections
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +72,7 @@ def ranked(trials: list[Trial]) -> list[Trial]:
 
 def slots(study: Study) -> int:
     """Trials at a time: what the study says, or as many as the cluster's cores and GPUs hold now."""
-    s, there = study.search, ray.cluster_resources()
+    s, there = study.search, ray.cluster_resources()  # type: ignore[no-untyped-call]
     fit = there.get("CPU", 1) / (s.cpus * s.workers)
     if s.gpus:
         fit = min(fit, there.get("GPU", 0) / (s.gpus * s.workers))
@@ -89,7 +89,7 @@ def _run(study: Study, splits: Splits, log: Log, missing: int) -> None:
             storage_path=scrap,
             num_samples=missing,
             search_alg=OptunaSearcher(log),
-            scheduler=Halving(study.variants, log.record) if study.search.stop_early else FIFOScheduler(),
+            scheduler=Halving(study.variants, log.record) if study.search.stop_early else FIFOScheduler(),  # type: ignore[no-untyped-call]
             max_concurrent_trials=min(slots(study), missing),
             resources_per_trial=resources,
             reuse_actors=study.search.workers == 1,
@@ -138,11 +138,13 @@ class Log:
         self.running: dict[str, _Running] = {}
 
     def begin(self, trial_id: str) -> dict[str, Any]:
+        """What the next trial shall be."""
         number, variant, hyper = self.record.ask()
         self.running[trial_id] = _Running(number, variant, hyper, {})
         return {"number": number, "variant": variant, "hyper": hyper}
 
     def hear(self, trial_id: str, report: dict[str, Any]) -> None:
+        """A trial goes on."""
         at = self.running[trial_id]
         at.history.update({int(e["epoch"]): e for e in report.get("history", ())})
         self.record.report(at.number, report)
@@ -198,12 +200,15 @@ class OptunaSearcher(Searcher):
         self.log = log
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
+        """The next trial's number, variant and hyperparameters."""
         return self.log.begin(trial_id)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A report of a trial that goes on."""
         self.log.hear(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The last report of a trial, which the scheduler may have stopped."""
         if trial_id in self.log.running:
             self.log.end(trial_id, result or {}, error)
 
@@ -220,7 +225,8 @@ class Errors(Callback):
     def __init__(self, log: Log) -> None:
         self.log = log
 
-    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
+        """Keep the error for the searcher, which hears of the end next."""
         error = trial.get_error()
         if trial.trial_id in self.log.running and error is not None:
             self.log.running[trial.trial_id].error = brief(getattr(error, "cause", None) or error)
@@ -234,9 +240,9 @@ class Halving(FIFOScheduler):
     sampler that moves trials from weak variants to strong ones.
     """
 
-    def __init__(self, variants: tuple[str, ...], record: Record) -> None:
-        super().__init__()
-        self.asha = {
+    def __init__(self, variants: Sequence[str], record: Record) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.asha: dict[str, Any] = {
             v: ASHAScheduler(
                 time_attr="rung", metric="value", mode="max", grace_period=1, max_t=3, reduction_factor=2, stop_last_trials=False
             )
@@ -249,9 +255,11 @@ class Halving(FIFOScheduler):
                 self.asha[variant].on_trial_result(None, past, {"rung": rung, "value": rungs[rung]})
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
+        """A new trial joins those of its variant."""
         self._of(trial).on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        """STOP or CONTINUE; only rungs are compared."""
         if "rung" not in result:
             return str(TrialScheduler.CONTINUE)
         return str(self._of(trial).on_trial_result(tune_controller, trial, result))

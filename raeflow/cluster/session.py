@@ -56,7 +56,7 @@ def connect(gpus: bool = False) -> None:
             _join(address)
         else:
             _start()
-    if gpus and alone() and not ray.cluster_resources().get("GPU"):
+    if gpus and alone() and not ray.cluster_resources().get("GPU"):  # type: ignore[no-untyped-call]
         raise RaeflowError("a GPU is asked for, but this machine has none that Ray can see")
 
 
@@ -74,7 +74,7 @@ def alone() -> bool:
     import ray
 
     address = os.environ.get("RAY_ADDRESS", "")
-    return (not address or address == "local") and len(ray.nodes()) == 1
+    return (not address or address == "local") and len(ray.nodes()) == 1  # type: ignore[no-untyped-call]
 
 
 def check_fits(what: str, cpus: float, gpus: float, count: int = 1) -> None:
@@ -86,7 +86,7 @@ def check_fits(what: str, cpus: float, gpus: float, count: int = 1) -> None:
 
     if not alone():
         return
-    there = ray.cluster_resources()
+    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for name, need in (("CPU", cpus * count), ("GPU", gpus * count)):
         if need > there.get(name, 0):
             raise RaeflowError(f"{what} needs {need:g} {name}s, and this machine has {there.get(name, 0):g}")
@@ -149,7 +149,8 @@ def _ensure_token() -> None:
 def _short_folder() -> str | None:
     """None leaves the choice to Ray; a long TMPDIR would make its sockets' paths too long."""
     chosen = os.environ.get("TMPDIR", "")
-    return "/tmp/ray" if len(chosen) > _SOCKET_ROOM and not os.environ.get("RAY_TMPDIR") else None
+    too_long = len(chosen) > _SOCKET_ROOM and not os.environ.get("RAY_TMPDIR")
+    return "/tmp/ray" if too_long else None  # noqa: S108 (Ray's own choice where TMPDIR is not set)
 
 
 def _first_line(error: BaseException) -> str:

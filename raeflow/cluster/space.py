@@ -13,11 +13,17 @@ from raeflow.study import Study
 class Suggests(Protocol):
     """The part of Optuna's trial that spaces are written in."""
 
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float: ...
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
+        """A number from low to high."""
+        ...
 
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """A whole number from low to high."""
+        ...
 
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of the choices."""
+        ...
 
 
 class Scoped:
@@ -28,16 +34,19 @@ class Scoped:
         self.trial, self.prefix, self.fixed = trial, prefix, fixed
 
     def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
+        """See `Suggests`."""
         if name in self.fixed:
             return float(self.fixed[name])
         return self.trial.suggest_float(self.prefix + name, low, high, step=step, log=log)
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """See `Suggests`."""
         if name in self.fixed:
             return int(self.fixed[name])
         return self.trial.suggest_int(self.prefix + name, low, high, step=step, log=log)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """See `Suggests`."""
         if name in self.fixed:
             return self.fixed[name]
         return self.trial.suggest_categorical(self.prefix + name, choices)
@@ -50,24 +59,27 @@ class Nearest:
         self.values = values
         self.answers: dict[str, Any] = {}
 
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:  # noqa: ARG002
+        """See `Suggests`."""
         value = min(max(float(self.values.get(name, low)), low), high)
         if step is not None:
             value = min(low + round((value - low) / step) * step, high)
-        return self._keep(name, value)
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        value = min(max(int(self.values.get(name, low)), low), high)
-        value = low + round((value - low) / step) * step
-        return self._keep(name, value if value <= high else value - step)
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        value = self.values.get(name)
-        return self._keep(name, value if value in choices else choices[0])
-
-    def _keep(self, name: str, value: Any) -> Any:
         self.answers[name] = value
         return value
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:  # noqa: ARG002
+        """See `Suggests`."""
+        value = min(max(int(self.values.get(name, low)), low), high)
+        value = low + round((value - low) / step) * step
+        value -= step * (value > high)
+        self.answers[name] = value
+        return value
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """See `Suggests`."""
+        value = self.values.get(name)
+        self.answers[name] = value if value in choices else choices[0]
+        return self.answers[name]
 
 
 def published(study: Study, variant: str, shape: tuple[int, ...]) -> dict[str, Any]:

@@ -28,11 +28,12 @@ def dataset(rows: StreamedRows, spare: float) -> Dataset:
     """
     import ray
 
-    units = ray.data.from_items([{"unit": i} for i in range(len(rows.units))], override_num_blocks=len(rows.units))
+    units: Any = ray.data.from_items([{"unit": i} for i in range(len(rows.units))], override_num_blocks=len(rows.units))
     readers = ray.data.TaskPoolStrategy(size=max(2, int(spare)))
-    return units.randomize_block_order().map_batches(
+    read: Dataset = units.randomize_block_order().map_batches(
         _read, batch_size=1, batch_format="pyarrow", fn_kwargs={"rows": rows}, num_cpus=1 if spare >= 2 else 0, compute=readers
     )
+    return read
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,16 @@ class ShardRows:
         return self.count
 
     def batches(
-        self, size: int, *, seed: int | None = None, epoch: int = 0, rank: int = 0, world: int = 1, drop_last: bool = False
+        self,
+        size: int,
+        *,
+        seed: int | None = None,
+        epoch: int = 0,
+        rank: int = 0,  # noqa: ARG002
+        world: int = 1,
+        drop_last: bool = False,
     ) -> Iterator[Raw]:
-        """See `RowSource.batches`."""
+        """See `RowSource.batches`; the shard knows its `rank`."""
         own = size // world
         for batch in self.shard.iter_torch_batches(
             batch_size=own,
@@ -76,7 +84,8 @@ class Collate(ArrowBatchCollateFn):
         super().__init__()
         self.shape = shape
 
-    def __call__(self, batch: pa.Table) -> dict[str, Tensor]:
+    def __call__(self, batch: pa.Table) -> Any:
+        """Tensors by column."""
         return {name: self._tensor(batch[name]) for name in batch.column_names}
 
     def _tensor(self, column: pa.ChunkedArray) -> Tensor:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 import torch.distributed as dist
-import ray
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -61,7 +61,7 @@ def plan(study: Study, home: str) -> Plan:
 class InProcess(tune.Trainable):
     """A trial in a process that goes on to train the next one, with the rows of its node's shared memory."""
 
-    def setup(self, config: dict[str, Any], plan: Plan, splits: Splits) -> None:
+    def setup(self, config: dict[str, Any], plan: Plan, splits: Splits) -> None:  # type: ignore[override]
         """Once a process: rows, judge, threads."""
         torch.set_num_threads(plan.threads)
         self.plan, self.splits = plan, splits
@@ -94,7 +94,7 @@ def spread(config: dict[str, Any], plan: Plan, splits: dict[str, Any], group: Gr
     try:
         # A name of its own for each attempt: Train would take up what another run of this name left.
         run_name = f"trial-{config['number']}-{uuid.uuid4().hex[:8]}"
-        on_workers(_judged, {**config, "plan": plan, "splits": ref}, group, run_name, datasets, [TuneReportCallback()])
+        on_workers(_judged, {**config, "plan": plan, "splits": ref}, group, run_name, datasets, [TuneReportCallback()])  # type: ignore[no-untyped-call]
     except RaeflowError as error:
         tune.report({"epoch": 0, "seconds": 0.0, "history": [], "last": True, "message": str(error)})
 

@@ -1,0 +1,362 @@
+"""Search: one space over variants, a database that remembers, ASHA among like and like, and a kill in the middle."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+
+from raeflow import variants
+from raeflow.cluster import space
+from raeflow.cluster.record import Record
+from raeflow.data.rows import Rows, RowSpec, Splits
+from raeflow.data.scaling import fit_scaling
+from raeflow.errors import RaeflowError
+from raeflow.selection import Trial, judge
+from raeflow.study import Data, Search, Study, Training
+
+SHAPE = (12,)
+BOTH = ("autoencoder", "vae")
+
+
+def splits(rows: int = 512, seed: int = 0) -> Splits:
+    """Correlated rows, scaled; half train, half validate."""
+    drawn = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, 3, generator=drawn) @ torch.randn(3, *SHAPE, generator=drawn) + 0.1 * torch.randn(rows, *SHAPE, generator=drawn)
+    train, held = x[: rows // 2], x[rows // 2 :]
+    spec = RowSpec(tuple(f"x{i}" for i in range(SHAPE[0])), "columns", SHAPE, "float32")
+    scaling = fit_scaling("standard", SHAPE, torch.float32, [train])
+    return Splits(spec, scaling, Rows(train), Rows(held), Rows(held), Rows(held), fingerprint="sheet")
+
+
+def study(home: Path, **changes: Any) -> Study:
+    base = Study(
+        name="small", home=str(home), data=Data("sheet"), variants=BOTH,
+        training=Training(epochs=4, batch_size=64), search=Search(trials=6, slots=1),
+    )  # fmt: skip
+    return base.but(**changes)
+
+
+def ended(number: int, variant: str, value: float | None, status: Any = "complete", message: str = "") -> Trial:
+    return Trial(number, variant, {}, value, 0.5, 4, 1.0, status, message=message)
+
+
+# The space
+
+
+def test_parameters_carry_their_variants_name_and_only_its_own_are_asked(tmp_path: Path) -> None:
+    found = optuna.create_study()
+    for _ in range(8):
+        trial = found.ask()
+        variant, hyper = space.suggest(study(tmp_path), trial, SHAPE)
+        own = {name for name in trial.params if name != "variant"}
+        assert trial.params["variant"] == variant
+        assert own and all(name.startswith(f"{variant}.") for name in own)
+        assert set(hyper) == {f.name for f in dataclasses.fields(variants.get(variant).Hyper)}
+        assert all(hyper[name.split(".")[1]] == value for name, value in trial.params.items() if name in own)
+
+
+def test_one_variant_alone_is_not_a_choice(tmp_path: Path) -> None:
+    trial = optuna.create_study().ask()
+    space.suggest(study(tmp_path, variants=("vae",)), trial, SHAPE)
+    assert "variant" not in trial.params
+
+
+def test_fixed_hyperparameters_are_held_and_not_asked(tmp_path: Path) -> None:
+    fixed = {"latent": 3, "lr": 0.5, "layers": [7, 5]}
+    trial = optuna.create_study().ask()
+    _, hyper = space.suggest(study(tmp_path, variants=("vae",), hyper={"vae": fixed}), trial, SHAPE)
+    assert {name: hyper[name] for name in fixed} == fixed
+    assert not {"vae.latent", "vae.lr", "vae.layers"} & set(trial.params)
+
+
+@pytest.mark.parametrize("shape", [(12,), (1, 96), (1, 16, 16)])
+@pytest.mark.parametrize("variant", variants.names())
+def test_the_first_point_is_the_sources_own_and_the_nearest_the_space_has(tmp_path: Path, variant: str, shape: tuple[int, ...]) -> None:
+    one = study(tmp_path, variants=(variant,))
+    ((params, exact),) = space.first_points(one, shape)
+    assert variants.hyper(variant, exact) == variants.get(variant).published(shape)
+    found = optuna.create_study()
+    found.enqueue_trial(params)
+    trial = found.ask()
+    space.suggest(one, trial, shape)
+    assert trial.params == params, "Optuna must know the trial by the point that was queued"
+
+
+def test_out_of_range_values_go_to_the_nearest_allowed() -> None:
+    near = space.Nearest({"a": 99.0, "b": 0, "c": "seven", "d": 7, "e": 0.26})
+    assert near.suggest_float("a", 0.0, 1.0) == 1.0
+    assert near.suggest_int("b", 2, 64, log=True) == 2
+    assert near.suggest_categorical("c", ["one", "two"]) == "one"
+    assert near.suggest_int("d", 1, 10, step=4) in (5, 9)
+    assert near.suggest_float("e", 0.0, 1.0, step=0.25) == 0.25
+
+
+# Rungs
+
+
+def test_rungs_lie_in_the_settled_part_of_training() -> None:
+    from raeflow.cluster.trial import rung_epochs
+
+    assert rung_epochs(40, 0.0) == {10: 1, 20: 2}
+    gan = rung_epochs(40, 0.75)
+    assert sorted(gan.values()) == [1, 2] and all(30 <= epoch < 40 for epoch in gan)
+    assert rung_epochs(1, 0.0) == {}
+    assert all(epoch < 3 for epoch in rung_epochs(3, 0.5))
+
+
+# The record
+
+
+def test_the_record_goes_on_from_its_database(tmp_path: Path) -> None:
+    one = study(tmp_path)
+    first = Record(one, splits())
+    number, variant, hyper = first.ask()
+    first.report(number, {"epoch": 1, "value": 0.6, "rung": 1})
+    first.end(ended(number, variant, 0.9))
+    open_number, open_variant, open_hyper = first.ask()
+    first.report(open_number, {"epoch": 1, "value": 0.4, "rung": 1})
+
+    again = Record(one, splits())  # the process died with a trial running
+    assert [(t.number, t.status, t.value, t.hyper) for t in again.trials()] == [(number, "complete", 0.9, hyper)]
+    assert again.rungs() == [(variant, number, {1: 0.6})]
+    assert again.ask() == (open_number, open_variant, open_hyper), "what was interrupted goes on under its number"
+    again.report(open_number, {"epoch": 1, "value": 0.4, "rung": 1})  # told again, quietly
+    again.end(ended(open_number, open_variant, 0.4, "pruned"))
+    states = [t.state.name for t in optuna.load_study(study_name="small", storage=again.url).trials]
+    assert states == ["COMPLETE", "PRUNED"]
+
+
+def test_published_values_come_first_one_variant_after_the_other(tmp_path: Path) -> None:
+    record = Record(study(tmp_path), splits())
+    for name in BOTH:
+        _, variant, hyper = record.ask()
+        assert variant == name
+        assert variants.hyper(name, hyper) == variants.get(name).published(SHAPE)
+
+
+def test_a_pruned_trial_counts_at_its_last_value_and_a_failed_one_not_at_all(tmp_path: Path) -> None:
+    record = Record(study(tmp_path), splits())
+    for status in ("pruned", "failed"):
+        number, variant, _ = record.ask()
+        record.report(number, {"epoch": 2, "value": 0.3})
+        record.end(ended(number, variant, None, status, "it burst" if status == "failed" else ""))
+    pruned, failed = optuna.load_study(study_name="small", storage=record.url).trials
+    assert (pruned.state.name, pruned.value, pruned.intermediate_values) == ("PRUNED", 0.3, {2: 0.3})
+    assert (failed.state.name, failed.value, failed.user_attrs["message"]) == ("FAIL", None, "it burst")
+    assert [t.message for t in record.trials()] == ["", "it burst"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": 1}, "seed was 0, now it is 1"),
+        ({"training": Training(epochs=5, batch_size=64)}, "training was"),
+        ({"hyper": {"vae": {"latent": 2}}}, "hyper was"),
+    ],
+)
+def test_another_study_of_the_same_name_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    Record(study(tmp_path), splits())
+    with pytest.raises(RaeflowError, match=said):
+        Record(study(tmp_path, **changes), splits())
+    Record(study(tmp_path, search=Search(trials=99, slots=2)), splits())  # more of the same is the same study
+
+
+def test_starting_over_forgets(tmp_path: Path) -> None:
+    record = Record(study(tmp_path), splits())
+    number, variant, _ = record.ask()
+    record.end(ended(number, variant, 0.5))
+    assert Record(study(tmp_path, seed=3), splits(), resume=False).trials() == []
+    assert not (record.folder / "0").exists()
+
+
+def test_a_database_that_cannot_be_used_is_named_without_its_password(tmp_path: Path) -> None:
+    with pytest.raises(RaeflowError, match="Search\\(storage=") as told:
+        Record(study(tmp_path, search=Search(storage="nosuch://ann:hunter2@db/x")), splits())
+    assert "hunter2" not in str(told.value) and "nosuch" in str(told.value)
+
+
+def test_best_first() -> None:
+    from raeflow.cluster.search import ranked
+
+    trials = [ended(0, "vae", 0.5), ended(1, "vae", 0.9), ended(2, "vae", 0.99, "pruned"), ended(3, "vae", None, "failed")]
+    assert [t.number for t in ranked(trials)] == [1, 0, 2, 3]
+
+
+# With Ray
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    from raeflow.cluster import session
+
+    session.connect()
+    return None
+
+
+@pytest.fixture(scope="module")
+def searched(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, list[Trial], list[str], list[Trial]]:
+    """A search over two variants, with some hyperparameters held; its study, trials, lines and what was told."""
+    from raeflow.cluster.search import search
+
+    one = study(tmp_path_factory.mktemp("runs"), hyper={"vae": {"latent": 2}}, search=Search(trials=10, slots=1))
+    lines: list[str] = []
+    told: list[Trial] = []
+    return one, search(one, splits(), on_trial=told.append, progress=lines.append), lines, told
+
+
+@pytest.mark.ray
+def test_search_tries_published_values_first(searched: Any) -> None:
+    _, trials, _, _ = searched
+    first = sorted(trials, key=lambda t: t.number)[:2]
+    assert [t.variant for t in first] == list(BOTH)
+    for trial in first:
+        fixed = {"latent": 2} if trial.variant == "vae" else {}
+        assert variants.hyper(trial.variant, trial.hyper) == variants.hyper(
+            trial.variant, fixed, variants.get(trial.variant).published(SHAPE)
+        )
+
+
+@pytest.mark.ray
+def test_search_returns_every_trial_best_first(searched: Any) -> None:
+    _, trials, lines, told = searched
+    assert sorted(t.number for t in trials) == list(range(10))
+    complete = [t for t in trials if t.status == "complete"]
+    assert trials[: len(complete)] == complete
+    values = [t.value for t in complete]
+    assert values == sorted(values, reverse=True) and values[0] > 0.6
+    assert sorted(t.number for t in told) == list(range(10))
+    assert len(lines) == 10 and lines[-1].startswith("trial 10/10 ") and f"best {values[0]:.4f}" in lines[-1]
+
+
+@pytest.mark.ray
+def test_asha_stops_some_trials_early(searched: Any) -> None:
+    _, trials, lines, _ = searched
+    pruned = [t for t in trials if t.status == "pruned"]
+    assert pruned, "ten trials without one that is worse than the median of its variant"
+    assert all(t.epochs < 4 and t.value is not None and t.folder is None for t in pruned)
+    assert sum("stopped at epoch" in line for line in lines) == len(pruned)
+    assert all(t.epochs == 4 for t in trials if t.status == "complete")
+
+
+@pytest.mark.ray
+def test_weights_come_back_and_are_the_ones_that_were_judged(searched: Any) -> None:
+    from raeflow.detector import load_fitted
+
+    one, trials, _, _ = searched
+    best = trials[0]
+    fitted = load_fitted(best.folder)
+    held = splits()
+    again = judge("synthetic", held.for_search(), one.seed)(fitted.model(), held.scaling)
+    assert again == pytest.approx(best.value, abs=1e-6)
+    assert Path(best.folder) == (one.folder / "trials" / str(best.number)).absolute()
+    assert [e["epoch"] for e in best.history] == [1, 2, 3, 4]
+    assert best.history[fitted.best_epoch - 1]["validation_loss"] == best.validation_loss
+
+
+@pytest.mark.ray
+def test_optuna_reads_the_search(searched: Any) -> None:
+    one, trials, _, _ = searched
+    loaded = optuna.load_study(study_name=one.name, storage=f"sqlite:///{one.folder}/optuna.db")
+    states = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
+    by_number = {t.number: t for t in trials}
+    assert loaded.best_value == trials[0].value
+    for frozen in loaded.trials:
+        trial = by_number[frozen.number]
+        assert frozen.state.name == states[trial.status]
+        assert frozen.value == trial.value
+        assert frozen.params["variant"] == trial.variant
+        assert "vae.latent" not in frozen.params and (trial.variant != "vae" or trial.hyper["latent"] == 2)
+        assert frozen.intermediate_values
+
+
+@pytest.mark.ray
+def test_a_search_that_is_done_is_not_repeated(searched: Any) -> None:
+    from raeflow.cluster.search import search
+
+    one, trials, _, _ = searched
+    told: list[Trial] = []
+    assert search(one, splits(), on_trial=told.append) == trials
+    assert told == []
+
+
+@pytest.mark.ray
+def test_two_trials_at_a_time_and_failing_ones_go_on_record(cluster: None, tmp_path: Path) -> None:
+    from raeflow.cluster.search import search
+
+    hopeless = study(tmp_path, hyper={"vae": {"lr": 1e30}}, search=Search(trials=5, slots=2))
+    trials = search(hopeless, splits())
+    assert {t.status for t in trials if t.variant == "vae"} == {"failed"}
+    assert {t.status for t in trials if t.variant == "autoencoder"} <= {"complete", "pruned"}
+    failed = trials[-1]
+    assert failed.value is None and "diverged" in failed.message
+    assert trials[0].variant == "autoencoder"
+
+
+@pytest.mark.ray
+def test_a_search_in_which_all_fails_says_why(cluster: None, tmp_path: Path) -> None:
+    from raeflow.cluster.search import search
+
+    with pytest.raises(RaeflowError, match=r"all 2 trials failed, .* diverged"):
+        search(study(tmp_path, variants=("vae",), hyper={"vae": {"lr": 1e30}}, search=Search(trials=2, slots=1)), splits())
+
+
+@pytest.mark.ray
+def test_what_never_fits_the_machine_is_refused(cluster: None, tmp_path: Path) -> None:
+    from raeflow.cluster.search import search
+
+    with pytest.raises(RaeflowError, match=r"Search\(cpus=4096"):
+        search(study(tmp_path, search=Search(trials=2, cpus=4096)), splits())
+
+
+@pytest.mark.ray
+def test_a_killed_search_goes_on(cluster: None, tmp_path: Path) -> None:
+    from raeflow.cluster.search import search
+
+    script = tmp_path / "killed.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from pathlib import Path
+        from raeflow.cluster.search import search
+        from raeflow.study import Search
+        from test_search import splits, study
+        search(study(Path({str(tmp_path)!r}), search=Search(trials=500, slots=1)), splits(), progress=lambda line: print(line, flush=True))
+        """)
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as child:
+        assert child.stdout is not None
+        seen = []
+        for line in child.stdout:
+            seen.append(line)
+            if line.startswith("trial 3/"):
+                break
+        child.send_signal(signal.SIGKILL)
+        child.stdout.read()
+    assert seen and seen[-1].startswith("trial 3/"), "".join(seen)
+
+    url = f"sqlite:///{tmp_path}/small/optuna.db"
+    before = {t.number: t for t in optuna.load_study(study_name="small", storage=url).trials if t.state.is_finished()}
+    assert len(before) >= 3
+    goal = len(before) + 3
+    told: list[Trial] = []
+    trials = search(study(tmp_path, search=Search(trials=goal, slots=1)), splits(), on_trial=told.append)
+    after = {t.number: t for t in optuna.load_study(study_name="small", storage=url).trials}
+    assert sorted(t.number for t in trials) == list(range(goal)) == sorted(after)
+    assert sorted(t.number for t in told) == sorted(set(after) - set(before)), "nothing that ended is done again"
+    assert all(after[n].datetime_complete == t.datetime_complete and after[n].params == t.params for n, t in before.items())
+    assert all((Path(t.folder) / "weights.safetensors").exists() for t in trials if t.folder)
