@@ -124,8 +124,9 @@ class Synthetic(Judge):
             rows = rows.take(torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:NORMAL])
         self.rows = rows
         scaled = _scaled(splits.scaling, rows.x)
-        count = BYTES // (len(synthetic.kinds(rows.shape)) * 4 * math.prod(rows.shape))
-        self.anomalies = synthetic.make(scaled, max(FEWEST, min(count, MOST)), seed)
+        room = BYTES // (len(synthetic.kinds(rows.shape)) * 4 * math.prod(rows.shape))
+        # More than twice as many anomalies as rows would cost time and add nothing: the rows limit the AUROC then.
+        self.anomalies = synthetic.make(scaled, max(FEWEST, min(room, MOST, 2 * len(rows))), seed)
 
     def __call__(self, model: Variant, scaling: nn.Module) -> float:
         """Share of pairs of an anomaly and a normal row that the model ranks rightly, in 0-1."""
