@@ -293,3 +293,8 @@ def to_json(record: Any) -> Any:
     if record is None or isinstance(record, (str, int, float, bool)):
         return record
     return str(record)
+
+
+def without_passwords(text: str) -> str:
+    """Text whose URIs show no password: for messages, records and pages that others read."""
+    return re.sub(r"(://[^/:@\s]*):[^/@\s]+@", r"\1:***@", text)

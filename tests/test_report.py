@@ -273,6 +273,16 @@ def test_hostile_names_stay_text(tmp_path):
     assert "<script" not in path.read_text()
 
 
+def test_the_page_shows_no_password_and_quotes_what_a_shell_would_split(digits, tmp_path):
+    data = replace(digits.study.data, source="s3://key:secret@bucket/rows.parquet")
+    told = digits.study.but(home="my runs", tracking="postgresql://me:secret@db/mlflow", data=data)
+    path = report.write(told, [], digits.detector, blind(digits), tmp_path / "r.html")
+    _, text = read(path)
+    assert "secret" not in path.read_text()
+    assert "s3://key:***@bucket" in text
+    assert "raeflow score 'my runs/held_out_five/detector' NEW.parquet" in text
+
+
 def test_groups_are_the_rows_they_say():
     scores = np.array([5.0, 1.0, 3.0, 2.0, np.inf, 0.5])
     truth = np.array([True, True, False, False, True, False])

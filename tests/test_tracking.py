@@ -448,9 +448,10 @@ def free_port() -> int:
 def server(*arguments: str, path: str, port: int, **environment: str) -> Iterator[str]:
     """`mlflow <arguments>` on this machine until the block ends."""
     command = [sys.executable, "-m", "mlflow", *arguments, "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen(
-        command, env={**os.environ, **environment}, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    # `mlflow models serve` starts uvicorn by its name.
+    path_of = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    settings = {**os.environ, "PATH": path_of, **environment}
+    process = subprocess.Popen(command, env=settings, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     said: list[bytes] = []
     reader = threading.Thread(target=lambda: said.extend(process.stdout or ()), daemon=True)
     reader.start()
@@ -467,7 +468,8 @@ def server(*arguments: str, path: str, port: int, **environment: str) -> Iterato
             pytest.fail(f"no answer in {START_S} s: {b''.join(said).decode()}")
         yield f"http://127.0.0.1:{port}"
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -16,6 +17,7 @@ import torch
 from raeflow import checkpoint
 from raeflow.report import examples, judge, markup, plots
 from raeflow.report.terminal import chosen_text, hyper_text, leaders, number, value_text, varied
+from raeflow.study import without_passwords
 
 if TYPE_CHECKING:
     from raeflow.data.rows import Splits
@@ -118,7 +120,7 @@ def _data(study: Study, splits: Splits) -> str:
     listed = [data.source] if isinstance(data.source, (str, Path)) else list(data.source)
     columns = ", ".join(spec.columns[:12]) + (f" and {len(spec.columns) - 12} more" if len(spec.columns) > 12 else "")
     facts = [
-        ("source", ", ".join(map(str, listed[:4])) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")),
+        ("source", without_passwords(", ".join(map(str, listed[:4]))) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")),
         ("row", f"{'x'.join(map(str, spec.shape))} of {spec.dtype}, from {columns}"),
         ("scaling", str(splits.scaling.mode)),
     ]
@@ -252,18 +254,16 @@ def _training(trials: Sequence[Trial]) -> str:
 
 
 def _next(study: Study, detector: Detector) -> str:
-    folder = study.folder
-    tracking = study.tracking or f"sqlite:///{(Path(study.home) / 'mlflow.db').resolve()}"
+    uri = study.tracking or f"sqlite:///{(Path(study.home) / 'mlflow.db').resolve()}"
+    tracking, folder = shlex.quote(without_passwords(uri)), shlex.quote(str(study.folder / "detector"))
+    see = "" if uri.startswith("http") else f"# every run, metric and model\nmlflow ui --backend-store-uri {tracking}\n\n"
     lines = f"""# score new Parquet
-raeflow score {folder / "detector"} NEW.parquet --out scored
+raeflow score {folder} NEW.parquet --out scored
 
-# in your own process
-python -c "from raeflow import Detector; print(Detector.load('{folder / "detector"}'))"
+# score rows in a process of your own
+python -c "from raeflow import Detector; print(Detector.load({str(study.folder / "detector")!r}).threshold)"
 
-# every run, metric and model
-mlflow ui --backend-store-uri {tracking}
-
-# serve the detector over HTTP
+{see}# serve the detector over HTTP
 MLFLOW_TRACKING_URI={tracking} mlflow models serve -m models:/{study.name}@champion --env-manager local --port 5001"""
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     foot = f"Written {made} by raeflow {metadata.version('raeflow')}; detector {detector.id}, seed {study.seed}."

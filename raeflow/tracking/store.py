@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raeflow.errors import RaeflowError
+from raeflow.study import without_passwords
 from raeflow.tracking import provenance
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Store:
             return str(self.client.create_experiment(name, artifact_location=(home / "mlartifacts").as_uri() if own else None))
         if found.lifecycle_stage == "deleted":
             raise RaeflowError(
-                f"MLflow experiment {name!r} in {shown(self.uri)} was deleted: restore it with "
+                f"MLflow experiment {name!r} in {without_passwords(self.uri)} was deleted: restore it with "
                 f"`mlflow experiments restore -x {found.experiment_id}`, or give the study another name"
             )
         return str(found.experiment_id)
@@ -168,7 +168,7 @@ def store_errors() -> tuple[type[Exception], ...]:
 
 def first_line(error: BaseException) -> str:
     """The first line of what an error says."""
-    lines = shown(str(error)).strip().splitlines()
+    lines = without_passwords(str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
@@ -217,11 +217,6 @@ def _texts(values: Values, limit: int) -> dict[str, str]:
     return out
 
 
-def shown(text: str) -> str:
-    """Text without the passwords of its URIs."""
-    return re.sub(r"(://[^/:@\s]*):[^/@\s]+@", r"\1:***@", text)
-
-
 def _create_database(path: Path) -> None:
     """A fresh sqlite store, made aside and moved into place whole.
 
@@ -252,7 +247,7 @@ def _client(uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
     except ModuleNotFoundError as error:
         raise RaeflowError(
-            f"Study(tracking={shown(uri)!r}): this database needs the Python package {error.name!r}, which is missing"
+            f"Study(tracking={without_passwords(uri)!r}): this database needs the Python package {error.name!r}, which is missing"
         ) from error
 
 
@@ -266,10 +261,11 @@ def _knock(uri: str) -> None:
         answer = http_request(host, "/health", "GET", max_retries=0, timeout=PATIENCE_S, raise_on_status=False)  # type: ignore[no-untyped-call]
     except store_errors() as error:
         raise RaeflowError(
-            f"Study(tracking={shown(uri)!r}): no MLflow server answers there within {PATIENCE_S} s; start it, or leave tracking unset"
+            f"Study(tracking={without_passwords(uri)!r}): no MLflow server answers there within {PATIENCE_S} s; "
+            "start it, or leave tracking unset"
         ) from error
     if answer.status_code in (401, 403):
         raise RaeflowError(
-            f"Study(tracking={shown(uri)!r}): the server refuses these credentials (HTTP {answer.status_code}); "
+            f"Study(tracking={without_passwords(uri)!r}): the server refuses these credentials (HTTP {answer.status_code}); "
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,9 +18,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from raeflow.errors import RaeflowError
-from raeflow.study import Study, to_json
+from raeflow.study import Study, to_json, without_passwords
 from raeflow.tracking import provenance
-from raeflow.tracking.store import Store, first_line, shown, store_errors
+from raeflow.tracking.store import Store, first_line, store_errors
 
 if TYPE_CHECKING:
     from raeflow.detector import Detector
@@ -56,7 +57,7 @@ class Tracker:
             self.parent_run_id: str = self._open_parent(fingerprint)
             self._children = self._store.children(self.parent_run_id)
         except store_errors() as error:
-            raise RaeflowError(f"MLflow store {shown(self.uri)} cannot be used: {first_line(error)}") from error
+            raise RaeflowError(f"MLflow store {without_passwords(self.uri)} cannot be used: {first_line(error)}") from error
 
     def __enter__(self) -> Tracker:
         return self
@@ -68,8 +69,8 @@ class Tracker:
     def where(self) -> str:
         """The page of the parent run on a tracking server, else the command that shows the store."""
         if self.uri.startswith("http"):
-            return f"{self.uri.rstrip('/')}/#/experiments/{self._store.experiment}/runs/{self.parent_run_id}"
-        return f"mlflow ui --backend-store-uri {self.uri}"
+            return f"{without_passwords(self.uri).rstrip('/')}/#/experiments/{self._store.experiment}/runs/{self.parent_run_id}"
+        return f"mlflow ui --backend-store-uri {shlex.quote(without_passwords(self.uri))}"
 
     def trial(self, trial: Trial) -> None:
         """A child run with the trial's parameters, its metrics by epoch and its outcome; a trial logged before is left alone."""
@@ -119,7 +120,7 @@ class Tracker:
     def _open_parent(self, fingerprint: str) -> str:
         """The parent run: the one this folder knows, else a new one."""
         note = self.study.folder / "tracking.json"
-        own = {"uri": shown(self.uri), "experiment": self._store.experiment}
+        own = {"uri": without_passwords(self.uri), "experiment": self._store.experiment}
         kept = json.loads(note.read_text()) if note.exists() else {}
         run = self._store.run(kept["run"]) if own.items() <= kept.items() else None
         client = self._store.client
@@ -138,7 +139,7 @@ class Tracker:
         from mlflow.entities import Dataset, DatasetInput
 
         run_id, environment = str(run.info.run_id), provenance.environment()
-        values = json.loads(shown(json.dumps(to_json(self.study))))
+        values = json.loads(without_passwords(json.dumps(to_json(self.study))))
         self._store.settle(run_id, values, run.data.params)
         tags = {f"raeflow.{k}": v for k, v in environment.items() if k != "packages"}
         self._store.tag(run_id, {**tags, **provenance.git(), "raeflow.fingerprint": fingerprint})
@@ -186,7 +187,9 @@ class Tracker:
         except store_errors() as error:
             self._failures += 1
             end = "; the study goes on untracked" if self._failures >= GIVE_UP_AFTER else ""
-            warnings.warn(f"MLflow at {shown(self.uri)} did not take {what}: {first_line(error)}{end}", RuntimeWarning, stacklevel=4)
+            warnings.warn(
+                f"MLflow at {without_passwords(self.uri)} did not take {what}: {first_line(error)}{end}", RuntimeWarning, stacklevel=4
+            )
             return None
         self._failures = 0
         return result
