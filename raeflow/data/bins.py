@@ -37,10 +37,14 @@ class Bins:
             self.buffers[_ODD] = Buffer(plan, 0)
         self.level = dict.fromkeys(self.codes, 0)
         self.words: set[str] = set()
+        self.labels = (0, 0)
 
     def add(self, part: Part) -> None:
         """Copy the rows of a part into their splits."""
         self.words.update(part.words or ())
+        if part.label is not None and len(part.label):
+            values = part.label.numpy()
+            self.labels = min(self.labels[0], int(values.min())), max(self.labels[1], int(values.max()))
         for code in self.codes:
             here = part.split == code
             if code == splits.TEST or part.normal is None:
@@ -72,30 +76,43 @@ class Bins:
         """Rows of a split, None where none is meant to have any; they leave the bins."""
         if code not in self.codes:
             return None
-        self.refuse_empty(code, self.buffers[code].count)
-        return self.buffers.pop(code).rows(self.classes, truth=code == splits.TEST)
+        return self.buffers.pop(code).rows(self.classes, truth=code == splits.TEST and self.telling)
 
     def validation(self) -> tuple[Rows, Rows | None]:
         """Normal validation rows, and all of them where their truth is known; the first are a slice of the second."""
         normal, odd = self.buffers.pop(splits.VALIDATE), self.buffers.pop(_ODD)
         count = normal.count
-        self.refuse_empty(splits.VALIDATE, count)
         normal.extend(odd)
-        every = normal.rows(self.classes, truth=True)
+        every = normal.rows(self.classes, truth=self.telling)
         return every.take(slice(0, count)), every if every.anomaly is not None else None
+
+    @property
+    def telling(self) -> bool:
+        """Whether it is known which rows are anomalies; which of several classes are is the user's to say."""
+        reader = self.plan.reader
+        flags = not reader.text_label and self.labels in ((0, 0), (0, 1))
+        return reader.anomaly is not None or reader.normal is not None or flags
 
     @property
     def classes(self) -> tuple[str, ...] | None:
         """Words of a text label, sorted: a row's label is its word's place among them."""
         return tuple(sorted(self.words)) if self.plan.reader.text_label else None
 
-    def refuse_empty(self, code: int, rows: int) -> None:
-        """Refuse a split that has no row, saying what should have put rows there."""
-        if rows > 0:
+    def refuse_empty(self, train: int | None = None) -> None:
+        """Refuse a split that has no row (`train` says how many train has where it is not kept), saying what should have put rows there."""
+        counts = {code: self.buffers[code].count for code in self.codes}
+        if train is not None:
+            counts[splits.TRAIN] = train
+        code = next((code for code in sorted(counts) if not counts[code]), None)
+        if code is None:
             return
         plan, reader = self.plan, self.plan.reader
-        hashed = code in reader.codes and len(reader.codes) > 1
-        why = f"{plan.rows} rows in all" + (f", divided by Data(fractions={plan.data.fractions!r})" if hashed else "")
+        why = f"{plan.rows} rows in all"
+        if code in reader.codes and len(reader.codes) > 1:
+            keys = [splits.row_keys(b.x[: b.count]) for b in self.buffers.values() if b.count]
+            different = len(np.unique(np.concatenate(keys))) if keys else 0
+            why += f", {different} of them different" if train is None else ""
+            why += f", divided by Data(fractions={plan.data.fractions!r}), which keeps equal rows together"
         if reader.normal is not None and code != splits.TEST:
             why += f", of which Data(normal={reader.normal}) keeps the normal ones"
         raise RaeflowError(f"{plan.units[0].piece.uri}: no row is left for the {SPLITS[code]} split ({why})")
@@ -123,7 +140,6 @@ class Buffer:
         spec = plan.reader.spec
         self.x = torch.empty((capacity, *spec.shape), dtype=torch.uint8 if spec.dtype == "uint8" else torch.float32)
         self.target = torch.empty_like(self.x) if plan.reader.target else None
-        self.by_label = plan.reader.normal is None and plan.reader.anomaly is None
         self.count = 0
         self.labels: list[tuple[Tensor | None, tuple[str, ...] | None]] = []
         self.truths: list[Bools | None] = []
@@ -175,8 +191,6 @@ class Buffer:
             anomaly = torch.from_numpy(np.concatenate([t for t in self.truths if t is not None]))
         if all(t is not None for t, _ in self.labels):
             label = torch.cat([_coded(t, words, classes) for t, words in self.labels if t is not None])
-        if self.by_label and label is not None and label.numel() and not 0 <= int(label.min()) <= int(label.max()) <= 1:
-            anomaly = None  # classes, not flags: which of them are anomalies is the user's to say
         return Rows(self.x[: self.count], None if self.target is None else self.target[: self.count], label, anomaly)
 
     def _reserve(self, more: int) -> None:

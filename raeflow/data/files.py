@@ -65,6 +65,7 @@ def expand(sources: Sequence[str]) -> list[Piece]:
 
 
 def _expand(source: str) -> list[Piece]:
+    named = re.sub(r"(?<=://)[^/?]*@", "", source)  # keys and passwords are for no message
     try:
         filesystem, base, pattern, shown = _open(source)
         if pattern is not None:
@@ -72,13 +73,13 @@ def _expand(source: str) -> list[Piece]:
         else:
             info = filesystem.get_file_info(base)
             if info.type == fs.FileType.NotFound:
-                raise RaeflowError(f"{source}: there is no such file or folder")
+                raise RaeflowError(f"{named}: there is no such file or folder")
             pieces = _below(filesystem, base, shown) if info.type == fs.FileType.Directory else [_piece(filesystem, base, shown)]
     except (*ARROW_ERRORS, ValueError, ImportError) as error:
-        raise RaeflowError(f"{source}: cannot be read ({reason(error)})") from error
+        raise RaeflowError(f"{named}: cannot be read ({reason(error)})") from error
     if not pieces:
         what = "no file matches this pattern" if pattern is not None else "the folder holds no Parquet file"
-        raise RaeflowError(f"{source}: {what}")
+        raise RaeflowError(f"{named}: {what}")
     return pieces
 
 
@@ -120,15 +121,15 @@ def _matching(filesystem: fs.FileSystem, base: str, pattern: str, shown: tuple[s
     deep = "/" in pattern[len(base) :].strip("/") or "**" in pattern
     infos = filesystem.get_file_info(fs.FileSelector(base, recursive=deep, allow_not_found=True))
     expression = re.compile(_translate(pattern))
-    hits = sorted((i for i in infos if expression.fullmatch(i.path)), key=lambda i: str(i.path))
-    files = [i.path for i in hits if i.type == fs.FileType.File and not Path(i.path).name.startswith((".", "_"))]
+    hits = sorted((i for i in infos if expression.fullmatch(i.path) and not _hidden(i.path, base)), key=lambda i: str(i.path))
+    files = [i.path for i in hits if i.type == fs.FileType.File]
     # `data/*` means the Parquet in there, not the README beside it.
     files = [p for p in files if p.endswith(SUFFIXES)] or files
-    pieces = [_piece(filesystem, path, shown) for path in files]
+    found = {path: _piece(filesystem, path, shown) for path in files}
     for info in hits:
         if info.type == fs.FileType.Directory:
-            pieces += _below(filesystem, info.path, shown)
-    return sorted(pieces, key=lambda p: p.path)
+            found |= {piece.path: piece for piece in _below(filesystem, info.path, shown)}
+    return [found[path] for path in sorted(found)]
 
 
 def _translate(pattern: str) -> str:
@@ -180,7 +181,9 @@ def read_groups(piece: Piece, groups: Sequence[int], columns: Sequence[str], thr
         with piece.filesystem.open_input_file(piece.path) as file, pq.ParquetFile(file, pre_buffer=True) as parquet:
             return parquet.read_row_groups(list(groups), columns=list(columns), use_threads=threads)
     except ARROW_ERRORS as error:
-        raise RaeflowError(f"{piece.uri}, {named(groups)}: cannot be read ({reason(error)})") from error
+        # Arrow cannot read a fixed-size list that is null, and says so in its own way.
+        why = "a fixed-size list is null: " if "Expected all lists to be of size" in str(error) else ""
+        raise RaeflowError(f"{piece.uri}, {named(groups)}: cannot be read ({why}{reason(error)})") from error
 
 
 def first_row(footer: Footer, column: str) -> Any:

@@ -40,7 +40,7 @@ def load(data: Data) -> Splits:
 
     Train, validate and calibrate hold normal rows only, test all held-out rows. Where all rows take more
     than `Data.memory` bytes, train is streamed (`StreamedRows`) and each held-out split keeps at most a
-    sixth of that memory, chosen by hash. Raises `RaeflowError` with file, row group, column, row and value.
+    quarter of that memory, chosen by hash. Raises `RaeflowError` with file, row group, column, row and value.
     """
     plan = make_plan(resolve(data))
     if not plan.rows:
@@ -55,6 +55,7 @@ def _resident(plan: Plan) -> Splits:
     for part in prefetch(lambda unit: reader.read(unit, threads=alone), plan.units, threads, 2 * threads):
         bins.add(part)
     del part
+    bins.refuse_empty()
     train = cast(Rows, bins.rows(splits.TRAIN))
     validate, labelled = bins.validation()
     calibrate, test = bins.rows(splits.CALIBRATE), bins.rows(splits.TEST)

@@ -90,14 +90,7 @@ def _reader(data: Data, spec: RowSpec, target: RowSpec | None, roles: list[tuple
     for given, listed in roles:
         for footer in listed:
             _agree(footer, footers[0], [*wanted, *([split] if split and given is None else [])], spec.columns)
-    text = False
-    if data.label is not None:
-        text = _label_is_text(data, footers)
-        if text and normal is None and anomaly is None:
-            raise RaeflowError(
-                f"Data(label={data.label!r}): the label is text, so say which rows are anomalies: "
-                f"Data(anomaly=[({data.label!r}, '==', ...)]) or Data(normal=[({data.label!r}, '==', ...)])"
-            )
+    text = data.label is not None and _label_is_text(data, footers)
     return Reader(spec, target, data.label, text, normal, anomaly, split, extra=extra)
 
 

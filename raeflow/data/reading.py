@@ -102,8 +102,8 @@ class Reader:
 
     def read(self, unit: Unit, keys: bool = False, threads: bool = False) -> Part:
         """Rows of a unit; a fault is told with its file, row group and row within the group."""
-        table = read_groups(unit.piece, unit.groups, self.columns(unit), threads)
         try:
+            table = read_groups(unit.piece, unit.groups, self.columns(unit), threads)
             return self.part(table, unit, f"{unit.piece.uri}, {named(unit.groups)}", keys)
         except RaeflowError:
             if len(unit.groups) == 1:

@@ -6,6 +6,7 @@ storage type it comes; rows that are equal stay together, and no split holds a c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,8 +44,8 @@ def row_keys(rows: Tensor) -> Keys:
     times fixed odd 64-bit constants modulo 2^64, then mixed. Two different rows share a key with
     probability of about 2^-32.
     """
-    values = rows.reshape(len(rows), -1).contiguous().numpy()
-    count, width = values.shape
+    count, width = len(rows), math.prod(rows.shape[1:])
+    values = np.ascontiguousarray(rows.numpy()).reshape(count, width)
     words = -(-width * values.itemsize // 4)
     factors = _splitmix64(np.arange(words, dtype=np.uint64)) | np.uint64(1)
     keys = np.empty(count, np.uint64)

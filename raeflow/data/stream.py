@@ -24,7 +24,7 @@ from raeflow.errors import RaeflowError
 from raeflow.study import SPLITS
 
 log = logging.getLogger(__name__)
-_HELD = 6
+_HELD = 4
 """Each of three held-out splits may fill this share of the memory, the window of shuffled rows an eighth of it."""
 _WINDOW = 8
 
@@ -139,7 +139,7 @@ def load_streamed(plan: Plan) -> Splits:
     dtype = torch.uint8 if reader.spec.dtype == "uint8" else torch.float32
     scaling = fit_scaling(plan.data.scaling, reader.spec.shape, dtype, passing)
     deque(passing, maxlen=0)  # the held-out rows and the counts want the whole pass
-    bins.refuse_empty(splits.TRAIN, sum(counts))
+    bins.refuse_empty(sum(counts))
     varying.refuse()
     window = max(1, memory // _WINDOW // plan.row_bytes)
     used = [(unit, n) for unit, n in zip(plan.units, counts, strict=True) if n]

@@ -231,8 +231,9 @@ def refuse_nulls(column: pa.ChunkedArray | pa.Array, name: str, where: str, firs
 def _refuse_not_finite(rows: Tensor, columns: list[pa.ChunkedArray], spec: RowSpec, where: str, first: int) -> None:
     # A sum runs at the speed of memory, isfinite at a fortieth of it; a sum that overflows is only looked at again.
     # numpy's, since torch would start its own threads in each of the threads that read.
-    if math.isfinite(float(rows.numpy().sum())):
-        return
+    with np.errstate(over="ignore"):
+        if math.isfinite(float(rows.numpy().sum())):
+            return
     flat = rows.reshape(len(rows), -1)
     bad = ~torch.isfinite(flat)
     if not bool(bad.any()):
