@@ -25,15 +25,17 @@ F = 6
 @pytest.fixture(scope="module")
 def cluster():
     """Two cores of this machine, without a dashboard; only what this module started is ended."""
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
 
     if ray.is_initialized():
         yield
         return
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        if "RAY_AUTH_TOKEN" not in os.environ:
+            patch.setenv("RAY_AUTH_MODE", "disabled")  # no token file of the user's is written or needed
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture
@@ -92,6 +94,25 @@ def test_a_fragment_that_fails_gives_one_sentence_and_the_others_stay(cluster, d
     assert kept > 0
     assert score(folder, [str(source)], tmp_path / "out", scorers=2).skipped >= kept
     assert read(tmp_path / "out")["id"].to_pylist() == list(range(3000))
+
+
+@pytest.mark.ray
+def test_a_fragment_that_kills_its_actors_is_given_up(cluster, detector, source, tmp_path):
+    from raeflow.cluster import score as room
+
+    class Deadly:  # local, so that it travels to the actors by value
+        """A filesystem that ends the process which reads from it, as a machine short of memory does."""
+
+        def open_input_file(self, path):
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    fragment = scoring.plan(detector, [str(source)], tmp_path / "out")[2]
+    poisoned = dataclasses.replace(fragment, piece=dataclasses.replace(fragment.piece, filesystem=Deadly()))
+    with pytest.raises(RaeflowError, match=rf"row groups 4-5: given up after {room.TRIES} actors died over it"):
+        list(room._spread(detector, [poisoned], 1, 0))
 
 
 def test_mistakes_are_refused_before_a_cluster_starts(detector, source, tmp_path, monkeypatch):

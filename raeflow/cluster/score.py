@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from raeflow.cluster.session import alone, check_fits, connect, quiet
+from raeflow.data.files import named
 from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
 from raeflow.scoring import Fragment, Progress, Say, Summary, plan, prepare, score_fragment, summarise, sweep
+
+TRIES = 3
+"""Actors or nodes that may die over one fragment before it is given up."""
 
 
 def score(
@@ -72,8 +76,10 @@ def _spread(detector: Detector, todo: Sequence[Fragment], scorers: int, gpus: fl
     context.print_on_execution_start = False
     # Items are in memory already, so the pool may take every core: no other operator waits for one.
     blocks = min(len(todo), max(200, 16 * scorers))
+    pool = ActorPoolStrategy(size=scorers)
+    ledger = ray.remote(Ledger).options(num_cpus=0).remote()
     results = from_items([{"number": i} for i in range(len(todo))], override_num_blocks=blocks).map_batches(
-        Scorer, fn_constructor_args=(shared, gpus > 0), batch_size=1, compute=ActorPoolStrategy(size=scorers), num_cpus=cpus, num_gpus=gpus
+        Scorer, fn_constructor_args=(shared, ledger, gpus > 0), batch_size=1, compute=pool, num_cpus=cpus, num_gpus=gpus
     )
     for row in results.iter_rows():
         error = row.pop("error")
@@ -82,27 +88,45 @@ def _spread(detector: Detector, todo: Sequence[Fragment], scorers: int, gpus: fl
         yield row
 
 
+class Ledger:
+    """Counts how often each fragment was begun: Ray itself would begin one that kills its actors for ever."""
+
+    def __init__(self) -> None:
+        self.begun: dict[int, int] = {}
+
+    def begin(self, number: int) -> int:
+        """How often the fragment has been begun, this time included."""
+        self.begun[number] = self.begun.get(number, 0) + 1
+        return self.begun[number]
+
+
 class Scorer:
     """An actor of the pool: loads the detector once, then scores the fragments whose numbers it is given."""
 
-    def __init__(self, shared: Any, gpu: bool) -> None:
+    def __init__(self, shared: Any, ledger: Any, gpu: bool) -> None:
         import pyarrow as pa
         import ray
         import torch
 
         torch.set_num_threads(1)
         pa.set_cpu_count(1)
+        self.ray, self.ledger = ray, ledger
         (content, weights), self.fragments = ray.get(shared)
         self.detector = Detector.from_bytes(content, weights, "the detector", "cuda" if gpu else "cpu")
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """One row of statistics for each number; a mistake of the user's travels as a sentence, anything else as Ray's error."""
-        rows = [self._one(self.fragments[number]) for number in batch["number"]]
+        rows = [self._one(int(number)) for number in batch["number"]]
         return {name: [row[name] for row in rows] for name in rows[0]}
 
-    def _one(self, fragment: Fragment) -> dict[str, Any]:
+    def _one(self, number: int) -> dict[str, Any]:
+        fragment = self.fragments[number]
         try:
+            begun = self.ray.get(self.ledger.begin.remote(number))
+            if begun > TRIES:
+                place = f"{fragment.piece.uri}, {named(fragment.groups)}"
+                raise RaeflowError(f"{place}: given up after {TRIES} actors died over it; had they enough memory?")
             return {**score_fragment(self.detector, fragment), "error": ""}
         except RaeflowError as error:
-            place = {"input": fragment.piece.uri, "output": fragment.out.uri}
-            return {"rows": 0, "alerts": 0, "started": 0.0, "ended": 0.0, **place, "error": str(error)}
+            nothing = {"rows": 0, "alerts": 0, "started": 0.0, "ended": 0.0}
+            return {**nothing, "input": fragment.piece.uri, "output": fragment.out.uri, "error": str(error)}
