@@ -63,7 +63,9 @@ def parser() -> argparse.ArgumentParser:
     acts = data.add_subparsers(dest="act", metavar="ACT", required=True)
     acts.add_parser("list", help="the named sets, and where they are")
     act = acts.add_parser("show", help="what raeflow sees in Parquet or a named set")
-    act.add_argument("source", nargs="+")
+    act.add_argument("source", nargs="+", help="path, folder, glob or URI of Parquet, or a named set")
+    act.add_argument("--label", help="column of labels, where there is one")
+    act.add_argument("--columns", help="columns that are the row, separated by commas")
     act = acts.add_parser("fetch", help="download a named set from its public source")
     act.add_argument("name")
     act.add_argument("--to", help="folder (default: the cache)")
@@ -73,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("source", nargs="+", help="path, folder, glob or URI of Parquet")
     verb.add_argument("--out", help="file to write (default: <name>.py)")
     verb.add_argument("--name", help="name of the study (default: from the first source)")
-    verb.add_argument("--label", help="column of labels, where there is one")
+    verb.add_argument("--label", help="column of labels (default: a column called label, labels, class, ..., where there is one)")
     return top
 
 

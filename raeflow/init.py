@@ -32,15 +32,37 @@ STUDY = Study(
 '''
 
 
-def study_text(sources: Sequence[str], name: str | None, label: str | None) -> tuple[str, str]:
-    """The study's name and the text of its file; refuses sources whose rows cannot be known."""
+LABELS = ("label", "labels", "class", "anomaly", "is_anomaly", "outlier", "is_outlier")
+"""Columns taken for the label where the user names none."""
+
+
+def study_name(sources: Sequence[str], name: str | None) -> str:
+    """The study's name: the user's, else the first source's."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(sources[0].rstrip("/*")).stem).strip("_-")
+    return name or stem or "study"
+
+
+def study_text(sources: Sequence[str], name: str, label: str | None) -> str:
+    """The text of a study's file; refuses sources whose rows cannot be known."""
+    label = label or guessed_label(sources)
     spec = inspect(Data(list(sources), label=label))
-    stem = name or re.sub(r"[^A-Za-z0-9_-]+", "_", Path(sources[0].rstrip("/*")).stem).strip("_-") or "study"
     source = repr(str(sources[0])) if len(sources) == 1 else repr([str(s) for s in sources])
     columns = repr(spec.columns[0]) if len(spec.columns) == 1 else repr(list(spec.columns))
     known = f"\n        label={label!r},  # read only to judge the finished detector" if label else ""
-    text = _TEXT.format(title=", ".join(sources), name=stem, source=source, columns=columns, label=known, shape=spec.shape, batch=batch(sources))
-    return stem, text
+    return _TEXT.format(
+        title=", ".join(sources), name=name, source=source, columns=columns, label=known, shape=spec.shape, batch=batch(sources)
+    )
+
+
+def guessed_label(sources: Sequence[str]) -> str | None:
+    """The first column that is called like a label."""
+    import pyarrow.parquet as pq
+
+    from raeflow.data.files import expand
+
+    piece = expand(list(sources))[0]
+    names = pq.read_schema(piece.path, filesystem=piece.filesystem).names
+    return next((n for n in LABELS if n in names), None)
 
 
 def batch(sources: Sequence[str]) -> int:

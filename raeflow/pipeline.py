@@ -206,7 +206,9 @@ class Session:
         """Score every row of the study's own Parquet into `<folder>/scored`."""
         data = self.study.data
         sources = [p for part in (data.source, data.validate, data.calibrate, data.test) if part for p in part]
-        summary = score(self.folder / "detector", sources, self.folder / "scored", self.study.cluster.scorers, say=self.say, detector=detector)
+        summary = score(
+            self.folder / "detector", sources, self.folder / "scored", self.study.cluster.scorers, say=self.say, detector=detector
+        )
         numbers = {"rows": float(summary.rows), "alerts": float(summary.alerts), "seconds": summary.seconds}
         self.tracker.step("score", {"detector": detector.id, "out": str(summary.out)}, numbers)
         return summary

@@ -107,7 +107,7 @@ def data(arguments: argparse.Namespace) -> int:
         for path in fetch(arguments.name, arguments.to, progress=_downloading()):
             print(path)
         return 0
-    return _show(arguments.source)
+    return _show(arguments)
 
 
 def _downloading() -> Callable[[str, int, int | None], None]:
@@ -132,11 +132,12 @@ def _list_sets() -> int:
     return 0
 
 
-def _show(source: list[str]) -> int:
+def _show(arguments: argparse.Namespace) -> int:
     from raeflow.data import load, resolve
     from raeflow.study import Data
 
-    resolved = resolve(Data(source))
+    columns = arguments.columns.split(",") if arguments.columns else None
+    resolved = resolve(Data(arguments.source, columns=columns, label=arguments.label))
     splits = load(resolved)
     spec = splits.spec
     print(f"row       {spec.shape} {spec.dtype} from {spec.kind} {', '.join(spec.columns)}, scaling {splits.scaling.mode}")
@@ -182,12 +183,13 @@ def field_docs(record: type) -> dict[str, str]:
 
 def init(arguments: argparse.Namespace) -> int:
     """`raeflow init`: a study file for the user's own rows, checked by reading their schema."""
-    from raeflow.init import study_text
+    from raeflow.init import study_name, study_text
 
-    name, text = study_text(arguments.source, arguments.name, arguments.label)
+    name = study_name(arguments.source, arguments.name)
     out = Path(arguments.out or f"{name}.py")
     if out.exists():
         raise RaeflowError(f"{out} is already there: name another file with --out")
+    text = study_text(arguments.source, name, arguments.label)
     pipeline.write_text(out, text)
     print(f"wrote     {out}\nnext      raeflow study {out}")
     return 0
@@ -213,4 +215,3 @@ def _trial_table(session: pipeline.Session) -> str:
 
 def _home(arguments: argparse.Namespace) -> str:
     return f" --home {arguments.home}" if arguments.home else ""
-

@@ -75,7 +75,12 @@ def test_set_changes_fields_and_refuses_what_is_not_there(tmp_path):
     study, _ = cli.load_study(str(study_file(tmp_path, "from raeflow import Data, Study\nSTUDY = Study(name='mine', data=Data('x'))\n")))
     changed = cli.override(study, ["search.trials=3", "seed=7", "variants=('vae',)", "training.device=cpu"])
     assert (changed.search.trials, changed.seed, changed.variants, changed.training.device) == (3, 7, ("vae",), "cpu")
-    for change, said in [("trials=3", "'trials'"), ("search.trials", "FIELD=VALUE"), ("name.x=1", "no fields"), ("search.trials=-1", "trials=-1")]:
+    for change, said in [
+        ("trials=3", "'trials'"),
+        ("search.trials", "FIELD=VALUE"),
+        ("name.x=1", "no fields"),
+        ("search.trials=-1", "trials=-1"),
+    ]:
         with pytest.raises(RaeflowError, match="(?s).*" + said):
             cli.override(study, [change])
 
@@ -107,12 +112,14 @@ def test_init_writes_a_study_that_builds(rows, tmp_path, monkeypatch, capsys):
     assert study.data.columns == ("a", "b", "c")
     assert study.data.label == "label"
     assert "already there" in refused(capsys, "init", rows)
+    assert cli.main(["init", str(rows), "--out", "again.py"]) == 0, "a column called label is taken for the label"
+    assert cli.load_study("again.py")[0].data.label == "label"
 
 
 def test_data_show_tells_what_is_seen(rows, capsys):
-    assert cli.main(["data", "show", str(rows)]) == 0
+    assert cli.main(["data", "show", str(rows), "--label", "label"]) == 0
     printed = capsys.readouterr().out
-    assert "(4,)" in printed
+    assert "(3,)" in printed
     assert "train" in printed
 
 

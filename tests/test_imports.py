@@ -40,7 +40,9 @@ def imports(path: Path, runtime_only: bool = True) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", [f for f in FILES if f.name != "__init__.py" or f.parent != PACKAGE], ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", [f for f in FILES if f.name != "__init__.py" or f.parent != PACKAGE], ids=lambda p: str(p.relative_to(PACKAGE))
+)
 def test_rooms_import_only_the_rooms_before_them(path):
     own = room(path)
     assert own in ORDER, f"{own} has no place in the order of rooms"
