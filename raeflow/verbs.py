@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -165,15 +166,16 @@ def variants(arguments: argparse.Namespace) -> int:
 
 
 def field_docs(record: type) -> dict[str, str]:
-    """The one line below each field of a dataclass."""
+    """The one line below each field of a dataclass, inherited ones first."""
     import ast
     import inspect
     import textwrap
 
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(record))).body
     body = tree.body if isinstance(tree, ast.ClassDef) else []
-    told: dict[str, str] = {}
-    for node, after in zip(body, body[1:], strict=False):
+    inherited = record.__base__
+    told = field_docs(inherited) if inherited is not None and dataclasses.is_dataclass(inherited) else {}
+    for node, after in itertools.pairwise(body):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(after, ast.Expr):
             text = getattr(after.value, "value", None)
             if isinstance(text, str):

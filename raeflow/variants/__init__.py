@@ -9,6 +9,10 @@ from typing import Any
 from raeflow.errors import RaeflowError
 from raeflow.study import variant_names as names
 
+__all__ = ["build", "get", "hyper", "names"]
+
+__all__ = ["build", "get", "hyper", "names"]
+
 
 def get(name: str) -> Any:
     """The module of a variant: `Hyper`, `published`, `space`, `Model`."""
