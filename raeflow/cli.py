@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (head, say) has gone; nothing is left to tell it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:  # noqa: BLE001  the user gets one line, the log keeps the rest
+    except Exception as error:  # the user gets one line, the log keeps the rest
         if arguments.debug:
             raise
         return _bug(error)

@@ -80,6 +80,7 @@ class Session:
 
     @property
     def folder(self) -> Path:
+        """The study's own folder."""
         return self.study.folder
 
     def _parts(self) -> dict[str, Any]:
@@ -204,10 +205,13 @@ class Session:
 
     def score(self, detector: Detector) -> Summary:
         """Score every row of the study's own Parquet into `<folder>/scored`."""
-        data = self.study.data
-        sources = [p for part in (data.source, data.validate, data.calibrate, data.test) if part for p in part]
         summary = score(
-            self.folder / "detector", sources, self.folder / "scored", self.study.cluster.scorers, say=self.say, detector=detector
+            self.folder / "detector",
+            self.study.data.sources,
+            self.folder / "scored",
+            self.study.cluster.scorers,
+            say=self.say,
+            detector=detector,
         )
         numbers = {"rows": float(summary.rows), "alerts": float(summary.alerts), "seconds": summary.seconds}
         self.tracker.step("score", {"detector": detector.id, "out": str(summary.out)}, numbers)
@@ -298,6 +302,7 @@ def digest(*values: Any) -> str:
 
 
 def read_key(place: Path) -> str | None:
+    """Key of the result in a folder; None where there is none."""
     path = place / "key.json"
     return json.loads(path.read_text()) if path.exists() else None
 

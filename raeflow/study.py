@@ -12,14 +12,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from raeflow.errors import RaeflowError
 
-if TYPE_CHECKING:
-    from pyarrow.compute import Expression
-
-Filter = "Expression | Sequence[Any]"
 SPLITS = ("train", "validate", "calibrate", "test")
 
 
@@ -121,6 +117,12 @@ class Data:
         _one_of("Data", "layout", self.layout, (None, "CHW", "HWC"))
         _one_of("Data", "scaling", self.scaling, ("auto", "standard", "unit", "signal", "global", "none"))
         _positive("Data", memory=self.memory)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Every path, glob, URI or name that the record has, whichever split it is for."""
+        named = (self.source, self.validate, self.calibrate, self.test)
+        return tuple(str(path) for part in named if part and not isinstance(part, (str, Path)) for path in part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,8 +248,9 @@ class Study:
         put = object.__setattr__
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.name or ""):
             _refuse(f"Study(name={self.name!r}): a name is made of letters, digits, '_' and '-'")
-        if not isinstance(self.data, Data):
-            _refuse(f"Study(data={self.data!r}): data must be a raeflow.Data record")
+        data: object = self.data
+        if not isinstance(data, Data):
+            _refuse(f"Study(data={data!r}): data must be a raeflow.Data record")
         variants = (self.variants,) if isinstance(self.variants, str) else tuple(self.variants)
         put(self, "variants", variants)
         known = variant_names()

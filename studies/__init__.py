@@ -1,0 +1,1 @@
+"""One question per file; each has a STUDY and says how to run it."""

@@ -66,7 +66,8 @@ def test_a_broken_study_file_is_told_with_its_line(capsys, tmp_path):
 
 
 def test_missing_rows_are_refused_before_anything_is_written(capsys, tmp_path):
-    text = f"from raeflow import Data, Study\nSTUDY = Study(name='mine', home={str(tmp_path / 'runs')!r}, data=Data('/no/such/rows.parquet'))\n"
+    home = str(tmp_path / "runs")
+    text = f"from raeflow import Data, Study\nSTUDY = Study(name='mine', home={home!r}, data=Data('/no/such/rows.parquet'))\n"
     assert "/no/such/rows.parquet" in refused(capsys, "study", study_file(tmp_path, text))
     assert not (tmp_path / "runs").exists()
 

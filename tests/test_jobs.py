@@ -49,7 +49,8 @@ def head(tmp_path):
         env.pop("RAY_ADDRESS", None)
         command = [
             BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", f"--temp-dir={short}", "--num-cpus=2", "--disable-usage-stats",
+            f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", f"--temp-dir={short}", "--num-cpus=2",
+            "--disable-usage-stats",
         ]  # fmt: skip
         with (tmp_path / "head.log").open("w") as log:
             node = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=tmp_path)
@@ -65,7 +66,9 @@ def head(tmp_path):
 
 
 def wait_for_dashboard(env, node):
-    request = urllib.request.Request(f"{env['RAY_API_SERVER_ADDRESS']}/api/jobs/", headers={"Authorization": f"Bearer {env['RAY_AUTH_TOKEN']}"})
+    request = urllib.request.Request(
+        f"{env['RAY_API_SERVER_ADDRESS']}/api/jobs/", headers={"Authorization": f"Bearer {env['RAY_AUTH_TOKEN']}"}
+    )
     for _ in range(240):
         assert node.poll() is None, "the head node ended before its dashboard answered"
         try:

@@ -70,7 +70,7 @@ def test_the_same_study_again_takes_up_what_is_there(outcome, home):
 @pytest.mark.ray
 def test_a_different_study_of_the_same_name_is_refused_and_nothing_is_lost(outcome, home):
     kept = (outcome.study.folder / "trials.json").read_text()
-    with pytest.raises(RaeflowError, match="training.epochs was 12, now 13"):
+    with pytest.raises(RaeflowError, match=r"training\.epochs was 12, now 13"):
         run(STUDY.but(home=str(home), training=Training(epochs=13, batch_size=64)))
     assert (outcome.study.folder / "trials.json").read_text() == kept
 
