@@ -24,6 +24,8 @@ INK = "#010203"
 NORMAL, ANOMALY = "#2b7fc4", "#d9601a"
 """Blue and vermilion: told apart with every kind of colour vision, and at 3:1 or more on white and on near-black."""
 CYCLE = (NORMAL, "#d9601a", "#2a9a6c", "#9a6dd7", "#b58900", "#c8508f", "#5b8c9e", "#8a7a5c")
+MOST_POINTS = 2000
+"""Points of a curve or cloud; more would only make a page heavy."""
 DASHES = ("-", "--", "-.", ":")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from raeflow import checkpoint
+from raeflow.detector import load_fitted
 from raeflow.report import examples, judge, markup, plots
 from raeflow.report.terminal import chosen_text, hyper_text, leaders, number, value_text, varied
 from raeflow.study import without_passwords
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 MOST_EXPLAINED = 2000
 MOST_HYPER = 8
+FEWEST_POINTS = 4
+"""Trials of a variant from which its hyperparameters are drawn: fewer show nothing."""
 MOST_TRIALS = 200
 """Rows of the table of trials; the study's folder holds them all."""
 METRICS = {
@@ -58,7 +61,7 @@ def write(study: Study, trials: Sequence[Trial], detector: Detector, splits: Spl
         _test(detector, seen),
         _rows(detector, splits, seen),
         _trials(trials, splits),
-        _training(trials),
+        _training(study, trials, detector),
         _next(study, detector),
     ]
     text = markup.page(f"{study.name} - raeflow", sections)
@@ -217,7 +220,7 @@ def _trials(trials: Sequence[Trial], splits: Splits) -> str:
     for first in firsts:
         own = [t for t in trials if t.variant == first.variant and t.value is not None]
         names = [n for n in varied(first, trials) if len({str(t.hyper.get(n)) for t in own}) > 1][:MOST_HYPER]
-        if names:
+        if names and len(own) >= FEWEST_POINTS:
             told = f"Selection score of {first.variant} by {', '.join(names)}."
             parts.append(markup.picture(plots.trials_by_hyper(trials, first.variant, names), told, told))
     ranked = sorted(trials, key=lambda t: (t.value is None, -(t.value or 0.0), t.number))[:MOST_TRIALS]
@@ -245,12 +248,23 @@ def _tested(test: dict[str, float], judged: bool) -> list[str]:
     return [number(test.get("auroc"), 4), number(test.get("average_precision"), 4)] if judged else []
 
 
-def _training(trials: Sequence[Trial]) -> str:
-    runs = {t.variant: t.history for t in leaders(trials) if len(t.history) > 1}
+def _training(study: Study, trials: Sequence[Trial], detector: Detector) -> str:
+    runs = {f"chosen: {name}": history for name, history in _final(study, detector).items()}
+    runs |= {t.variant: t.history for t in leaders(trials) if len(t.history) > 1}
     if not runs:
         return ""
-    said = f"Losses by epoch of the best trial of {', '.join(runs)}"
-    return markup.section("Training", markup.picture(plots.history(runs), said, "Losses of the best trial of each variant."))
+    told = "Losses by epoch: final training of the chosen model where there was one, and the best trial of each variant."
+    return markup.section("Training", markup.picture(plots.history(runs), told, told))
+
+
+def _final(study: Study, detector: Detector) -> dict[str, Sequence[dict[str, float]]]:
+    """Histories of the detector's members, where the study's folder keeps them; of a committee that of the first."""
+    place = study.folder / "models" / "0"
+    if not (place / "fitted.json").exists():
+        return {}
+    fitted = load_fitted(place)
+    own = detector.members[0]
+    return {fitted.variant: fitted.history} if fitted.variant == own.variant and len(fitted.history) > 1 else {}
 
 
 def _next(study: Study, detector: Detector) -> str:
@@ -264,7 +278,8 @@ raeflow score {folder} NEW.parquet --out scored
 python -c "from raeflow import Detector; print(Detector.load({str(study.folder / "detector")!r}).threshold)"
 
 {see}# serve the detector over HTTP
-MLFLOW_TRACKING_URI={tracking} mlflow models serve -m models:/{study.name}@champion --env-manager local --port 5001"""
+MLFLOW_TRACKING_URI={tracking} \\
+  mlflow models serve -m models:/{study.name}@champion --env-manager local --port 5001"""
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     foot = f"Written {made} by raeflow {metadata.version('raeflow')}; detector {detector.id}, seed {study.seed}."
     return markup.section("Go on", markup.commands(lines), markup.paragraph(foot, "soft"))

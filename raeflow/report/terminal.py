@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from raeflow import variants
 from raeflow.report.judge import judge_trial
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 HEADS = ("selection", "val. loss", "test AUROC", "test AP", "epochs", "seconds")
 GAP = "  "
-MOST_HYPER = 6
+MOST_HYPER = 5
 
 
 def table(
@@ -57,11 +58,15 @@ def leaders(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def varied(trial: Trial, trials: Sequence[Trial]) -> list[str]:
-    """Names of the hyperparameters that the search varied within the trial's variant, `latent` first; that alone where it varied none."""
+    """Names of the hyperparameters that the search varied within the trial's variant and that are not None in this trial.
+
+    `latent` comes first, then the variant's own (those of its objective), then those of its layers; `latent` alone
+    where nothing varied.
+    """
     peers = [t.hyper for t in trials if t.variant == trial.variant]
-    names = [k for k in trial.hyper if any(p.get(k) != trial.hyper[k] for p in peers)]
-    chosen = names or [k for k in trial.hyper if k == "latent"] or list(trial.hyper)[:2]
-    return sorted(chosen, key=lambda k: (k != "latent", list(trial.hyper).index(k)))
+    names = [k for k, v in trial.hyper.items() if v is not None and any(p.get(k) != v for p in peers)]
+    own = vars(variants.get(trial.variant).Hyper).get("__annotations__", {})
+    return sorted(names, key=lambda k: (k != "latent", k not in own)) or [k for k in trial.hyper if k == "latent"]
 
 
 def hyper_text(trial: Trial, trials: Sequence[Trial]) -> str:
