@@ -86,6 +86,8 @@ def test_a_study_is_a_parent_with_children(home):
     assert first.info.end_time - first.info.start_time >= 3900
     losses = client(tracker).get_metric_history(first.info.run_id, "validation_loss")
     assert [(m.step, m.value) for m in sorted(losses, key=lambda m: m.step)] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+    train = runs["train autoencoder"].data.metrics
+    assert (train["best_validation_loss"], train["validation_loss"]) == (0.2, pytest.approx(1 / 3))
     failed = runs["trial 1 autoencoder"]
     assert failed.info.status == "FAILED"
     assert failed.data.tags["raeflow.message"] == "diverged"
@@ -149,12 +151,15 @@ def test_a_study_run_again_goes_on_with_its_parent(home):
         second.trial(trial(number))
     second.step("calibrate", {"k": 1}, {"value": 0.5, "seconds": 2.0})
     second.step("calibrate", {"k": 2}, {"value": 0.7, "seconds": 2.0})
+    third = Tracker(study(home, "again"))
+    third.trial(trial(3, value=0.1))
+    assert client(third).get_run(third.parent_run_id).data.metrics["best_selection_score"] == 0.92
     second.finish()
     runs = client(second).search_runs(
         [client(first).get_run(first.parent_run_id).info.experiment_id], f"tags.`mlflow.parentRunId` = '{first.parent_run_id}'"
     )
     names = sorted(run.info.run_name for run in runs)
-    assert names == ["calibrate", "calibrate", *(f"trial {n} autoencoder" for n in range(3))]
+    assert names == ["calibrate", "calibrate", *(f"trial {n} autoencoder" for n in range(4))]
     assert half.info.run_id not in {run.info.run_id for run in runs}
     parent = client(first).get_run(first.parent_run_id)
     assert parent.info.status == "FINISHED"

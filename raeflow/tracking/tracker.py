@@ -51,7 +51,6 @@ class Tracker:
         self.study = study
         self.uri = uri or study.tracking or f"sqlite:///{home / 'mlflow.db'}"
         self._failures = 0
-        self._best: float | None = None
         try:
             self._store = Store(self.uri, study.name, home)
             self.parent_run_id: str = self._open_parent(fingerprint)
@@ -89,8 +88,9 @@ class Tracker:
         """A child run for one step of the study (training, calibration, scoring, report); its run id, empty where tracking failed.
 
         `history` holds one record per epoch, with its `epoch`; `metrics["seconds"]`, where given, is how long
-        the step took. Metrics also go to the parent, as `<name>.<metric>`, so that studies compare. The
-        same step with the same outcome, run again, only renews its artifacts.
+        the step took. A metric that is also a curve of `history` becomes `best_<metric>`. Metrics also go
+        to the parent, as `<name>.<metric>`, so that studies compare. The same step with the same outcome,
+        run again, only renews its artifacts.
         """
         params, metrics = dict(params or {}), dict(metrics or {})
         outcome = {k: v for k, v in metrics.items() if k != "seconds"}
@@ -131,6 +131,7 @@ class Tracker:
             note.write_text(json.dumps({**own, "run": run.info.run_id}, indent=1))
         else:
             client.update_run(run.info.run_id, status="RUNNING")
+        self._best: float | None = run.data.metrics.get("best_selection_score")
         self._describe(run, fingerprint)
         return str(run.info.run_id)
 
@@ -166,7 +167,9 @@ class Tracker:
     ) -> None:
         seconds = float(metrics.get("seconds") or 0.0)
         tags = {"raeflow.key": key, "raeflow.kind": "step"}
-        self._children[key] = self._store.child(self.parent_run_id, name, params, metrics, history, tags, seconds, "FINISHED")
+        curves = {k for record in history for k in record}
+        own = {f"best_{k}" if k in curves else k: v for k, v in metrics.items()}
+        self._children[key] = self._store.child(self.parent_run_id, name, params, own, history, tags, seconds, "FINISHED")
         self._store.log(self.parent_run_id, {}, {f"{name}.{k}": v for k, v in metrics.items()})
 
     def _write_detector(self, detector: Detector, folder: Path, example: Any) -> str:
