@@ -4,7 +4,7 @@
 
 `load` does more than its peers: it refuses NaN, hashes every row into one of four splits and fits the
 scaling. Prints GB/s of row values (medians; routes take turns, so that a busy machine disturbs all alike)
-and the peak of memory beside the data's size, each route in a process of its own.
+and how far memory rose at its peak beside the data's size (each route once, in a process of its own).
 """
 
 from __future__ import annotations
@@ -75,17 +75,22 @@ def run_pandas(path: Path, columns: tuple[str, ...]) -> Any:
     return [torch.from_numpy(x[part]) for part in np.split(order, cuts)]
 
 
-def once(route: str, path: Path, columns: tuple[str, ...]) -> dict[str, float]:
-    """One timed run in this process: seconds and growth of its peak memory."""
+def seconds(route: str, path: Path, columns: tuple[str, ...]) -> float:
+    """One timed run in this process."""
     run: Callable[[Path, tuple[str, ...]], Any] = globals()[f"run_{route}"]
-    run(path.with_name(f"small_{path.name}"), columns)  # imports and first calls
-    before = _high_water()
     start = time.perf_counter()
     kept = run(path, columns)
-    seconds = time.perf_counter() - start
-    peak = _high_water() - before
+    taken = time.perf_counter() - start
     del kept
-    return {"seconds": seconds, "peak": peak}
+    return taken
+
+
+def peak(route: str, path: Path, columns: tuple[str, ...]) -> float:
+    """Growth of the peak of this process's memory in one run, bytes."""
+    seconds(route, path.with_name(f"small_{path.name}"), columns)  # imports and first calls
+    before = _high_water()
+    seconds(route, path, columns)
+    return _high_water() - before
 
 
 def _high_water() -> float:
@@ -102,27 +107,31 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=400_000)
     parser.add_argument("--features", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--once", nargs=3, metavar=("ROUTE", "PATH", "COLUMNS"), help=argparse.SUPPRESS)
+    parser.add_argument("--peak", nargs=3, metavar=("ROUTE", "PATH", "COLUMNS"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.once:
-        route, path, columns = asked.once
-        print(json.dumps(once(route, Path(path), tuple(json.loads(columns)))))
+    if asked.peak:
+        route, path, columns = asked.peak
+        print(peak(route, Path(path), tuple(json.loads(columns))))
         return
     size = asked.rows * asked.features * 4
     print(f"{asked.rows} rows, {size / 1e6:.0f} MB of values, {pa.cpu_count()} Arrow threads, medians of {asked.repeats} runs")
     with tempfile.TemporaryDirectory() as folder:
         for name, path, columns in write(Path(folder), asked.rows, asked.features):
-            runs: dict[str, list[dict[str, float]]] = {route: [] for route in ROUTES}
-            for _ in range(asked.repeats):
+            times: dict[str, list[float]] = {route: [] for route in ROUTES}
+            peaks = {route: _peak_of(route, path, columns) for route in ROUTES}
+            for _ in range(asked.repeats + 1):  # the first is a warm-up
                 for route in ROUTES:
-                    command = [sys.executable, __file__, "--once", route, str(path), json.dumps(columns)]
-                    runs[route].append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-            speed = {route: size / 1e9 / statistics.median(r["seconds"] for r in runs[route]) for route in ROUTES}
-            peak = {route: statistics.median(r["peak"] for r in runs[route]) / size for route in ROUTES}
+                    times[route].append(seconds(route, path, columns))
+            speed = {route: size / 1e9 / statistics.median(taken[1:]) for route, taken in times.items()}
             print(f"\n{name}")
             for route in ROUTES:
                 ratio = speed["load"] / speed[route]
-                print(f"  {route:<11} {speed[route]:6.2f} GB/s   peak {peak[route]:.2f} x the data   load is {ratio:.2f} x this")
+                print(f"  {route:<11} {speed[route]:6.2f} GB/s   peak {peaks[route] / size:.2f} x the data   load is {ratio:.2f} x this")
+
+
+def _peak_of(route: str, path: Path, columns: tuple[str, ...]) -> float:
+    command = [sys.executable, __file__, "--peak", route, str(path), json.dumps(columns)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from raeflow import checkpoint
 from raeflow.errors import RaeflowError
-from raeflow.study import Study, to_json
+from raeflow.study import Study, to_json, without_passwords
 
 if TYPE_CHECKING:
     from raeflow.data.rows import Splits
@@ -109,7 +109,8 @@ class Session:
                 raise RaeflowError(
                     f"{self.folder} holds another study of this name ({change}): give this one a new name, or start over with --fresh"
                 )
-        write_json(path, {"identity": mine, "study": to_json(self.study)})
+        text = json.dumps({"identity": mine, "study": to_json(self.study)}, indent=1)
+        write_text(path, without_passwords(text))
 
     def search(self) -> list[Trial]:
         """Search variants and hyperparameters; trials come back best first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 
 from raeflow import pipeline
 from raeflow.errors import RaeflowError
-from raeflow.study import Study
+from raeflow.study import Study, without_passwords
 
 
 def study(study: Study, module: Any, arguments: argparse.Namespace) -> int:
@@ -24,14 +25,14 @@ def study(study: Study, module: Any, arguments: argparse.Namespace) -> int:
     if conclude is not None:
         print(f"\n{conclude(outcome)}")
     folder = outcome.study.folder
-    tracking = study.tracking or f"sqlite:///{Path(study.home).resolve() / 'mlflow.db'}"
+    tracking = without_passwords(study.tracking or f"sqlite:///{Path(study.home).resolve() / 'mlflow.db'}")
     print(
         f"""
 report    {outcome.report}
 detector  {folder / "detector"}  (id {outcome.detector.id}, MLflow {outcome.model_uri})
 scored    {outcome.summary.out}  ({outcome.summary.rows:,} rows, {outcome.summary.alerts:,} alerts)
 search    {folder / "optuna.db"}
-lineage   mlflow ui --backend-store-uri {tracking}
+lineage   mlflow ui --backend-store-uri {shlex.quote(tracking)}
 
 next      raeflow score {folder / "detector"} NEW.parquet --out scored"""
     )

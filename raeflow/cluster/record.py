@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from raeflow import checkpoint
 from raeflow.cluster import space
 from raeflow.data.rows import Splits
+from raeflow.detector import WEIGHTS
 from raeflow.errors import RaeflowError
 from raeflow.selection import Trial
 from raeflow.study import Study, to_json
@@ -98,7 +99,8 @@ class Record:
             epochs=at.get("epochs", 0),
             seconds=at.get("seconds", 0.0),
             status=_STATUS[t.state],  # type: ignore[arg-type]
-            folder=str(place) if t.state == TrialState.COMPLETE else None,
+            # Another machine's database may be read where its weights are not.
+            folder=str(place) if t.state == TrialState.COMPLETE and place.joinpath(WEIGHTS).exists() else None,
             message=at.get("message", ""),
             history=json.loads(history.read_text()) if history.exists() else [],
         )
