@@ -23,7 +23,7 @@ from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling
 from raeflow.errors import RaeflowError
 from raeflow.selection import Trial, judge
-from raeflow.study import Data, Search, Study, Training
+from raeflow.study import Cluster, Data, Search, Study, Training
 
 SHAPE = (12,)
 BOTH = ("autoencoder", "vae")
@@ -360,3 +360,39 @@ def test_a_killed_search_goes_on(cluster: None, tmp_path: Path) -> None:
     assert sorted(t.number for t in told) == sorted(set(after) - set(before)), "nothing that ended is done again"
     assert all(after[n].datetime_complete == t.datetime_complete and after[n].params == t.params for n, t in before.items())
     assert all((Path(t.folder) / "weights.safetensors").exists() for t in trials if t.folder)
+
+
+@pytest.mark.ray
+def test_a_dead_process_and_a_bug_fail_one_trial_each(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first trial's process dies, the second raises what no configuration should; the search goes on."""
+    import ray
+    from ray import tune
+
+    from raeflow.cluster import search as room
+
+    class Unlucky(tune.Trainable):
+        def setup(self, config: dict[str, Any]) -> None:
+            self.number = config["number"]
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self.number = new_config["number"]
+            return True
+
+        def step(self) -> dict[str, Any]:
+            if self.number == 0:
+                os._exit(1)
+            if self.number == 1:
+                raise KeyError("no such thing")
+            history = [{"epoch": 1, "validation_loss": 0.5, "value": 0.8}]
+            return {"epoch": 1, "value": 0.8, "seconds": 0.1, "history": history, "last": True, "done": True}
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(room, "_trainable", lambda study, splits: (Unlucky, {"cpu": 1}))
+    one = study(tmp_path, search=Search(trials=3, slots=1), cluster=Cluster(max_failures=0))
+    try:
+        trials = {t.number: t for t in room.search(one, splits())}
+    finally:
+        ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    assert [trials[n].status for n in range(3)] == ["failed", "failed", "complete"]
+    assert trials[0].message.startswith("its process died")
+    assert trials[1].message == "KeyError: 'no such thing'"

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import collections
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.callback import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -22,7 +22,7 @@ from raeflow.cluster import session
 from raeflow.cluster.record import Record
 from raeflow.cluster.shared import node
 from raeflow.cluster.train import Group, place
-from raeflow.cluster.trial import InProcess, brief, plan, spread
+from raeflow.cluster.trial import InProcess, plan, spread
 from raeflow.data.rows import Splits
 from raeflow.errors import RaeflowError
 from raeflow.selection import Trial
@@ -89,7 +89,7 @@ def _run(study: Study, splits: Splits, log: Log, missing: int) -> None:
             storage_path=scrap,
             num_samples=missing,
             search_alg=OptunaSearcher(log),
-            scheduler=Halving(study.variants, log.record) if study.search.stop_early else FIFOScheduler(),  # type: ignore[no-untyped-call]
+            scheduler=Halving(log) if study.search.stop_early else Watching(log),
             max_concurrent_trials=min(slots(study), missing),
             resources_per_trial=resources,
             reuse_actors=study.search.workers == 1,
@@ -97,7 +97,6 @@ def _run(study: Study, splits: Splits, log: Log, missing: int) -> None:
             raise_on_failed_trial=False,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
-            callbacks=[Errors(log)],
             verbose=0,
         )
 
@@ -126,7 +125,7 @@ class _Running:
     hyper: dict[str, Any]
     history: dict[int, dict[str, float]]
     """By epoch, so that a trial that started again tells nothing twice."""
-    error: str = "its process died"
+    error: str = "its process died (killed, or out of memory)"
 
 
 class Log:
@@ -219,20 +218,25 @@ class OptunaSearcher(Searcher):
         """The database is the record."""
 
 
-class Errors(Callback):
-    """Hears why a trial's process died, which Tune does not tell its searcher."""
+class Watching(FIFOScheduler):
+    """First come, first served; and hears why a trial's process died, which Tune does not tell its searcher."""
 
     def __init__(self, log: Log) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.log = log
 
-    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
+    def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:  # noqa: ARG002
         """Keep the error for the searcher, which hears of the end next."""
-        error = trial.get_error()
-        if trial.trial_id in self.log.running and error is not None:
-            self.log.running[trial.trial_id].error = brief(getattr(error, "cause", None) or error)
+        file = trial.error_file
+        at = self.log.running.get(trial.trial_id)
+        if at is None or not file or not Path(file).exists():
+            return
+        text = Path(file).read_text().strip()
+        if "ray::" in text:  # a traceback of the trial's own, rather than Ray's report of a death
+            at.error = text.splitlines()[-1]
 
 
-class Halving(FIFOScheduler):
+class Halving(Watching):
     """ASHA (Li et al. 2020, arXiv:1810.05934) with factor 2, among the trials of each variant by themselves.
 
     Curves of different variants cross: a GAN's encoder starts when an autoencoder is nearly done. So trials
@@ -240,15 +244,15 @@ class Halving(FIFOScheduler):
     sampler that moves trials from weak variants to strong ones.
     """
 
-    def __init__(self, variants: Sequence[str], record: Record) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+    def __init__(self, log: Log) -> None:
+        super().__init__(log)
         self.asha: dict[str, Any] = {
             v: ASHAScheduler(
                 time_attr="rung", metric="value", mode="max", grace_period=1, max_t=3, reduction_factor=2, stop_last_trials=False
             )
-            for v in variants
+            for v in log.study.variants
         }
-        for variant, number, rungs in record.rungs():
+        for variant, number, rungs in log.record.rungs():
             past = _Past(f"past-{number}")
             self.asha[variant].on_trial_add(None, past)
             for rung in sorted(rungs):

@@ -65,8 +65,9 @@ def quiet() -> None:
     _default(_ALWAYS)
     address = os.environ.get("RAY_ADDRESS", "")
     _default(_JOINED if address and address != "local" else _ALONE)
-    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+    for name in ("ray", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is told in a sentence of ours
 
 
 def alone() -> bool:
