@@ -175,8 +175,13 @@ class Run:
             "best": self.best,
             "rng": {"global": torch.get_rng_state(), "noise": self.noise.get_state()},
             "position": {
-                "done": self.done, "history": self.history, "best_loss": self.best_loss, "best_epoch": self.best_epoch,
-                "variant": self.variant, "hyper": self.hyper, "seed": self.seed,
+                "done": self.done,
+                "history": self.history,
+                "best_loss": self.best_loss,
+                "best_epoch": self.best_epoch,
+                "variant": self.variant,
+                "hyper": self.hyper,
+                "seed": self.seed,
             },
         }
 
@@ -206,9 +211,7 @@ class Run:
         """The model as it should be used: best weights where patience watched over them, else the last."""
         weights = self.best if self.best is not None else snapshot(self.model)
         epoch = self.best_epoch if self.best is not None else self.done
-        return Fitted(
-            self.variant, self.hyper, self.splits.spec.shape, {k: v.cpu() for k, v in weights.items()}, self.history, epoch
-        )
+        return Fitted(self.variant, self.hyper, self.splits.spec.shape, {k: v.cpu() for k, v in weights.items()}, self.history, epoch)
 
 
 class Diverged(RaeflowError):  # noqa: N818 - it says what happened

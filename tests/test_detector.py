@@ -110,9 +110,17 @@ def test_arrays_tensors_and_arrow_give_the_same_scores():
     read_only = x.copy()
     read_only.flags.writeable = False
     forms = {
-        "float64": x.astype(np.float64), "big-endian": x.astype(">f4"), "fortran": np.asfortranarray(x), "strided": np.repeat(x, 2, 0)[::2],
-        "read-only": read_only, "list": x.tolist(), "table": table, "by name": shuffled, "batch": table.to_batches()[0],
-        "chunks": pa.concat_tables([table.slice(0, 50), table.slice(50)]), "double": torch.from_numpy(x).double(),
+        "float64": x.astype(np.float64),
+        "big-endian": x.astype(">f4"),
+        "fortran": np.asfortranarray(x),
+        "strided": np.repeat(x, 2, 0)[::2],
+        "read-only": read_only,
+        "list": x.tolist(),
+        "table": table,
+        "by name": shuffled,
+        "batch": table.to_batches()[0],
+        "chunks": pa.concat_tables([table.slice(0, 50), table.slice(50)]),
+        "double": torch.from_numpy(x).double(),
     }
     for name, rows in forms.items():
         assert np.allclose(detector.score(rows), expected, rtol=1e-5), name

@@ -344,7 +344,6 @@ def test_torch_keeps_its_threads(tmp_path, small_fragments):
 # --- other filesystems -------------------------------------------------------------------------------------------------------
 
 
-
 def test_outputs_go_to_a_uri(tmp_path, small_fragments):
     source, detector = write(tmp_path / "a.parquet"), make_detector()
     uri = (tmp_path / "out dir").as_uri()

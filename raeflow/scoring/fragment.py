@@ -161,7 +161,7 @@ def writing(metadata: pq.FileMetaData, own: pa.Schema, schema: pa.Schema, fragme
         elif column.has_dictionary_page and (not plain or column.total_uncompressed_size < 0.5 * plain):
             dictionaries.append(path)
     codec = next(iter(compression.values()), "ZSTD")
-    compression |= dict.fromkeys(paths[len(kept):], codec)
+    compression |= dict.fromkeys(paths[len(kept) :], codec)
     return {
         "compression": compression, "column_encoding": encodings or None, "use_dictionary": dictionaries,
         "write_statistics": [path for path in paths if path in flat],
