@@ -52,7 +52,7 @@ def _resident(plan: Plan) -> Splits:
     reader, bins, alone = plan.reader, Bins(plan), len(plan.units) == 1
     # Units are read side by side by one thread each; Arrow's own threads help where there is only one.
     threads = 0 if alone else pa.cpu_count()
-    for part in prefetch(lambda unit: reader.read(unit, threads=alone), plan.units, threads, 2 * threads):
+    for part in prefetch(lambda unit: reader.read(unit, threads=alone), plan.units, threads, threads):
         bins.add(part)
     del part
     bins.refuse_empty()

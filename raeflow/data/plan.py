@@ -19,8 +19,9 @@ from raeflow.data.schema import sniff, sniff_target
 from raeflow.errors import RaeflowError
 from raeflow.study import SPLITS, Data, to_json
 
-_UNIT = 16 << 20
-"""Bytes of rows that row groups are gathered to: small groups cost more to open than to read."""
+_UNIT = 2 << 20
+"""Values that row groups are gathered to: small groups cost more to open than to read, and decoding a value
+takes up to 10 bytes for a while, whatever its type."""
 _ITEM = {"uint8": 1, "float32": 4}
 
 
@@ -50,15 +51,15 @@ def make_plan(data: Data) -> Plan:
     spec = sniff(data, footers)
     target = sniff_target(spec, data.target, footers[0]) if data.target is not None else None
     reader = _reader(data, spec, target, roles)
-    row_bytes = math.prod(spec.shape) * _ITEM[spec.dtype] * (2 if target else 1)
-    units = tuple(unit for given, listed in roles for footer in listed for unit in _units(footer, given, data.label, row_bytes))
+    size = math.prod(spec.shape) * (2 if target else 1)
+    units = tuple(unit for given, listed in roles for footer in listed for unit in _units(footer, given, data.label, size))
     given = {unit.given for unit in units if unit.given is not None}
     if reader.split is not None:
         given |= _spoken(reader.split, units)
     codes, ends = splits.shares(data.fractions, sorted(given))
     reader = replace(reader, codes=codes, ends=ends)
     decided = tuple(sorted(given | {code for code in codes if data.fractions[code] > 0}))
-    return Plan(data, reader, units, decided, row_bytes, _fingerprint(data, spec, roles))
+    return Plan(data, reader, units, decided, size * _ITEM[spec.dtype], _fingerprint(data, spec, roles))
 
 
 def _roles(data: Data) -> list[tuple[int | None, list[Footer]]]:
@@ -127,7 +128,7 @@ def _label_is_text(data: Data, footers: Sequence[Footer]) -> bool:
     return texts[0]
 
 
-def _units(footer: Footer, given: int | None, label: str | None, row_bytes: int) -> list[Unit]:
+def _units(footer: Footer, given: int | None, label: str | None, size: int) -> list[Unit]:
     """Consecutive row groups, gathered to a handy size."""
     units: list[Unit] = []
     groups: list[int] = []
@@ -136,7 +137,7 @@ def _units(footer: Footer, given: int | None, label: str | None, row_bytes: int)
     for group in range(count):
         groups.append(group)
         rows += footer.metadata.row_group(group).num_rows
-        if rows * row_bytes >= _UNIT or group == count - 1:
+        if rows * size >= _UNIT or group == count - 1:
             if rows:
                 units.append(Unit(footer.piece, tuple(groups), first, rows, given, label in footer.schema.names))
             first, rows, groups = first + rows, 0, []

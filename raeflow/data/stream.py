@@ -33,7 +33,7 @@ _WINDOW = 8
 class StreamedRows:
     """Train rows that are read anew each epoch; cheap to pickle, since it holds paths and rules but no row.
 
-    With a seed, the order of units (row groups of a file, gathered to 16 MB) is drawn anew each epoch, and
+    With a seed, the order of units (neighbouring row groups of a file) is drawn anew each epoch, and
     rows are drawn from a window of `window` rows in which several units mix. Seed and epoch alone decide
     the order. Every worker reads every unit and takes its own part of each batch, as `Rows.batches` does.
     """
@@ -148,6 +148,4 @@ def load_streamed(plan: Plan) -> Splits:
         if level:
             log.warning("%s: 1 in %d rows is kept, chosen by hash, since Data(memory=%d) holds no more", SPLITS[code], 2**level, memory)
     validate, labelled = bins.validation()
-    return Splits(
-        reader.spec, scaling, train, validate, bins.rows(splits.CALIBRATE), bins.rows(splits.TEST), labelled, plan.fingerprint
-    )
+    return Splits(reader.spec, scaling, train, validate, bins.rows(splits.CALIBRATE), bins.rows(splits.TEST), labelled, plan.fingerprint)
