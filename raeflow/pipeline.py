@@ -188,7 +188,7 @@ class Session:
             if not places:
                 raise RaeflowError(f"{self.folder} holds no trained model yet: run `raeflow train` first")
             fitted = [load_fitted(place) for place in places]
-        detector = Detector.assemble(fitted, self.splits, self.study.calibration)
+        detector = Detector.assemble(fitted, self.splits, self.study.calibration, self.study.name)
         detector.save(self.folder / "detector")
         t = detector.threshold
         self.say(

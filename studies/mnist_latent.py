@@ -31,12 +31,14 @@ STUDY = Study(
 
 def conclude(outcome: Outcome) -> str:
     """Published figures beside ours, and one class against the rest."""
+    import torch
+
     from raeflow.calibration import calibrate
-    from raeflow.training import scores
 
     detector, splits = outcome.detector, outcome.splits
     best = outcome.trials[0]
-    losses = scores(detector.members[0].model, splits.scaling, splits.calibrate)
+    assert splits.calibrate is not None and best.validation_loss is not None
+    losses = torch.from_numpy(detector.score(splits.calibrate.x))
     batch = calibrate([losses], Calibration(per="batch", batch_size=64))
     row = detector.threshold
     lines = [
