@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -181,6 +183,12 @@ def test_a_dead_worker_is_replaced_and_training_goes_on_from_its_checkpoint(ray:
             tell(run, metrics)
             if run.rank == 1 and run.done == 2 and not Path(config["mark"]).exists():
                 Path(config["mark"]).touch()
+                # The controller takes reports in at its own pace; die once it has a checkpoint to go on from.
+                kept = Path(config["mark"]).parent / "checkpoints"
+                for _ in range(600):
+                    if any("checkpoint_dir_name" in p.read_text() for p in kept.rglob("checkpoint_manager_snapshot.json")):
+                        break
+                    time.sleep(0.1)
                 os._exit(1)
 
         cluster_train.report = report
@@ -238,6 +246,14 @@ def test_connect_is_idempotent_and_listens_on_loopback(ray: Any) -> None:
 def test_an_address_that_only_takes_jobs_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RaeflowError, match="ray job submit"):
         session._join("http://127.0.0.1:8265")
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
+    with socket.socket() as held:  # bound but not listening
+        held.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        with pytest.raises(RaeflowError, match="no Ray cluster answers there"):
+            session._join(address)
 
 
 def test_an_unwritable_home_gets_a_token_for_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
