@@ -396,3 +396,31 @@ def test_a_dead_process_and_a_bug_fail_one_trial_each(cluster: None, tmp_path: P
     assert [trials[n].status for n in range(3)] == ["failed", "failed", "complete"]
     assert trials[0].message.startswith("its process died")
     assert trials[1].message == "KeyError: 'no such thing'"
+
+
+@pytest.mark.ray
+def test_weights_travel_to_the_node_of_the_driver(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raeflow.cluster import shared
+    from raeflow.detector import load_fitted
+    from raeflow.training import fit
+
+    hyper = space.published(study(tmp_path), "vae", SHAPE)
+    fitted = fit("vae", hyper, splits(), Training(epochs=1, batch_size=64, device="cpu"), 0)
+    home = shared.node()
+    monkeypatch.setattr(shared, "node", lambda: "another node")
+    shared.deliver(fitted, tmp_path / "trials" / "0", home)
+    back = load_fitted(tmp_path / "trials" / "0")
+    assert all(torch.equal(back.weights[k], fitted.weights[k]) for k in fitted.weights)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_trial_may_take_two_workers(cluster: None, tmp_path: Path) -> None:
+    from raeflow.cluster.search import search
+
+    one = study(tmp_path, variants=("autoencoder",), search=Search(trials=2, workers=2))
+    spread = search(one, splits())
+    assert {t.status for t in spread} <= {"complete", "pruned"}
+    alone = search(one.but(name="alone", search=Search(trials=1)), splits())
+    first = next(t for t in spread if t.number == 0)
+    assert first.value == pytest.approx(alone[0].value, abs=1e-3), "two workers give the model of one"

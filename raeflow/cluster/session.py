@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,7 @@ def _join(address: str) -> None:
             f"RAY_ADDRESS={address!r} can only be submitted to: run `ray job submit --working-dir . -- python -m jobs.study NAME`, "
             "or unset RAY_ADDRESS to work on this machine"
         )
+    _knock(address)
     # A job's working directory holds the package already; a bare driver hands its own to every node.
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     runtime_env: dict[str, Any] = {} if in_job else {"py_modules": [str(Path(__file__).parents[1])]}
@@ -116,6 +118,17 @@ def _join(address: str) -> None:
         raise RaeflowError(f"RAY_ADDRESS={address!r}: no Ray cluster answers there ({_first_line(error)})") from error
     except ray.exceptions.AuthenticationError as error:
         raise RaeflowError(f"RAY_ADDRESS={address!r}: the cluster wants a token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN") from error
+
+
+def _knock(address: str) -> None:
+    """Refuse an address at which nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return  # auto
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise RaeflowError(f"RAY_ADDRESS={address!r}: no Ray cluster answers there ({error})") from error
 
 
 def _start() -> None:
