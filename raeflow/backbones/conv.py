@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -57,13 +58,13 @@ def backbone(shape: tuple[int, ...], layers: Layers) -> Backbone:
         return nn.Sequential(*parts, nn.Flatten())
 
     def decoder() -> nn.Sequential:
-        parts: list[nn.Module] = [nn.Unflatten(1, inmost)]
+        parts: list[nn.Module] = [nn.Unflatten(1, inmost), _ChannelsLast()]
         for index in range(len(stages), 0, -1):
             s = stages[index - 1]
             if index < len(stages) or layers.feature_activation:
                 parts.append(activation(layers.activation))
             layer = transposed(s.outer, s.inner, s.kernel, s.stride, s.padding, s.output_padding)
-            parts.append(_Spread(layer) if s.whole else layer)
+            parts.extend([_Spread(layer), _ChannelsLast()] if s.whole else [layer])
         return nn.Sequential(*parts)
 
     return Backbone(math.prod(inmost), encoder, decoder)
@@ -96,6 +97,13 @@ class _Spread(nn.Module):
         weight, bias = self.transposed.get_parameter("weight"), self.transposed.get_parameter("bias")
         flat = functional.linear(x.flatten(1), weight.flatten(1).t())
         return flat.view(-1, *weight.shape[1:]) + bias.view(-1, *(1,) * (x.dim() - 2))
+
+
+class _ChannelsLast(nn.Module):
+    """Images on a CPU with their channels last in memory, which spares transposed convolutions a copy of what they make."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 and x.device.type == "cpu" else x
 
 
 def _stages(shape: tuple[int, ...], layers: Layers) -> list[_Stage]:
