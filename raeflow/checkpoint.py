@@ -11,6 +11,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -36,7 +37,7 @@ def load(folder: Path) -> dict[str, Any]:
     try:
         tree = json.loads((folder / "state.json").read_text())
         tensors = load_file(folder / "tensors.safetensors")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise RaeflowError(f"checkpoint {folder} cannot be read: {error}") from error
     state: dict[str, Any] = _join(tree, tensors)
     return state

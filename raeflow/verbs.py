@@ -92,9 +92,8 @@ def score(arguments: argparse.Namespace) -> int:
         folder = folder / "detector"
     columns = arguments.columns.split(",") if arguments.columns else None
     summary = pipeline.score(folder, arguments.source, arguments.out, arguments.scorers, gpus=arguments.gpus, columns=columns)
-    rate = summary.rows / summary.seconds if summary.seconds else 0.0
     share = summary.alerts / summary.rows if summary.rows else 0.0
-    print(f"scored    {summary.rows:,} rows in {summary.seconds:.1f} s ({rate:,.0f} rows/s), {summary.alerts:,} alerts ({share:.2%})")
+    print(f"scored    {summary.rows:,} rows in {summary.seconds:.1f} s ({summary.rate:,.0f} rows/s), {summary.alerts:,} alerts ({share:.2%})")
     print(f"out       {summary.out}  ({summary.fragments} fragments, {summary.skipped} already there)")
     return 0
 
