@@ -93,7 +93,9 @@ def score(arguments: argparse.Namespace) -> int:
     columns = arguments.columns.split(",") if arguments.columns else None
     summary = pipeline.score(folder, arguments.source, arguments.out, arguments.scorers, gpus=arguments.gpus, columns=columns)
     share = summary.alerts / summary.rows if summary.rows else 0.0
-    print(f"scored    {summary.rows:,} rows in {summary.seconds:.1f} s ({summary.rate:,.0f} rows/s), {summary.alerts:,} alerts ({share:.2%})")
+    print(
+        f"scored    {summary.rows:,} rows in {summary.seconds:.1f} s ({summary.rate:,.0f} rows/s), {summary.alerts:,} alerts ({share:.2%})"
+    )
     print(f"out       {summary.out}  ({summary.fragments} fragments, {summary.skipped} already there)")
     return 0
 
