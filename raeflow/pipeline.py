@@ -66,6 +66,7 @@ class Session:
 
         self.study = study.but(data=resolve(study.data))
         self.say: Say = say or _say
+        self.fresh = fresh
         resolve_device(study.training.device)
         self.splits: Splits = load(self.study.data)
         check_batch(self.splits.train, study.training.batch_size, max(1, study.cluster.workers))
@@ -117,7 +118,7 @@ class Session:
         from raeflow.cluster.search import search
 
         self.say(f"searching {', '.join(self.study.variants)}: {self.study.search.trials} trials, judged by {self.study.search.selection}")
-        trials = search(self.study, self.splits, on_trial=self.tracker.trial, progress=self.say)
+        trials = search(self.study, self.splits, on_trial=self.tracker.trial, progress=self.say, resume=not self.fresh)
         write_json(self.folder / "trials.json", [dataclasses.asdict(t) for t in trials])
         return trials
 
