@@ -39,7 +39,7 @@ def test_each_verb_is_a_job(verb):
 @pytest.fixture
 def head(tmp_path):
     """Environment of a client of a head node on loopback, with a token of its own; the node ends with the test."""
-    port, dashboard, client = free_ports(3)
+    port, dashboard, agent, client = free_ports(4)
     # Ray's sockets need a short path.
     with tempfile.TemporaryDirectory(prefix="rf", dir="/tmp") as short:
         env = {
@@ -49,7 +49,7 @@ def head(tmp_path):
         env.pop("RAY_ADDRESS", None)
         command = [
             BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", f"--temp-dir={short}", "--num-cpus=2",
+            f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}", f"--temp-dir={short}", "--num-cpus=2",
             "--disable-usage-stats",
         ]  # fmt: skip
         with (tmp_path / "head.log").open("w") as log:
