@@ -6,6 +6,9 @@ the losses of batches) of 0.008046. Beside them this study prints the threshold 
 each digit, trained alone, is told from the nine others.
 
     raeflow study mnist_latent
+
+Measured on one of 2 shared cores: 9 min 21 s; validation MSE 0.007055, threshold 0.007532 on batches and
+0.011386 on rows, mean one-against-rest AUROC 0.9611 (8: 0.8975 at the least, 1: 0.9991 at the most).
 """
 
 from __future__ import annotations
@@ -42,11 +45,11 @@ def conclude(outcome: Outcome) -> str:
     batch = calibrate([losses], Calibration(per="batch", batch_size=64))
     row = detector.threshold
     lines = [
-        f"{'':34}{'source':>10}{'here':>10}",
-        f"{'validation MSE after 20 epochs':34}{0.007516:>10.6f}{best.validation_loss:>10.6f}",
-        f"{'threshold, losses of 64-row batches':34}{0.008046:>10.6f}{batch.value:>10.6f}",
-        f"{'threshold, losses of rows':34}{'-':>10}{row.value:>10.6f}",
-        f"{'alerts on the test split, rows':34}{'-':>10}{100 * _alerts(outcome):>9.2f}%",
+        f"{'':38}{'source':>10}{'here':>10}",
+        f"{'validation MSE after 20 epochs':38}{0.007516:>10.6f}{best.validation_loss:>10.6f}",
+        f"{'threshold, losses of 64-row batches':38}{0.008046:>10.6f}{batch.value:>10.6f}",
+        f"{'threshold, losses of rows':38}{'-':>10}{row.value:>10.6f}",
+        f"{'alerts on the test split, rows':38}{'-':>10}{100 * _alerts(outcome):>9.2f}%",
         "",
         "one digit normal, nine anomalous (AUROC on the test split)",
         *one_against_rest(outcome.study),

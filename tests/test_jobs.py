@@ -49,7 +49,8 @@ def head(tmp_path):
         env.pop("RAY_ADDRESS", None)
         command = [
             BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}", f"--temp-dir={short}", "--num-cpus=2",
+            f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
+            f"--dashboard-agent-listen-port={agent}", f"--temp-dir={short}", "--num-cpus=2",
             "--disable-usage-stats",
         ]  # fmt: skip
         with (tmp_path / "head.log").open("w") as log:
