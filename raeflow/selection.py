@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from raeflow import synthetic
 from raeflow.data.rows import Rows, Splits
 from raeflow.errors import RaeflowError
-from raeflow.training import SCORE_BATCH, Diverged, scores
+from raeflow.training import Diverged, score_batch, scores
 from raeflow.variants._contract import Variant
 
 NORMAL = 2048
@@ -147,7 +147,8 @@ def scaled_scores(model: Variant, x: Tensor) -> Tensor:
     """Scores (N,) of rows that are scaled already."""
     model.eval()
     device = next(model.parameters()).device
-    return torch.cat([model.score(part.to(device)).float() for part in torch.split(x, SCORE_BATCH)])
+    parts = torch.split(x, score_batch(tuple(x.shape[1:]), device))
+    return torch.cat([model.score(part.to(device)).float() for part in parts])
 
 
 def auroc(normal: Tensor, strange: Tensor) -> float:

@@ -11,8 +11,6 @@ from raeflow.study import variant_names as names
 
 __all__ = ["build", "get", "hyper", "names"]
 
-__all__ = ["build", "get", "hyper", "names"]
-
 
 def get(name: str) -> Any:
     """The module of a variant: `Hyper`, `published`, `space`, `Model`."""
