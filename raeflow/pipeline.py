@@ -23,6 +23,8 @@ from raeflow.errors import RaeflowError
 from raeflow.study import Study, to_json, without_passwords
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from raeflow.data.rows import Splits
     from raeflow.detector import Detector
     from raeflow.scoring import Summary
@@ -54,6 +56,15 @@ class Outcome:
     table: str
     model_uri: str
     splits: Splits = field(repr=False)
+    tracker: Tracker = field(repr=False)
+
+    def picture(self, name: str, figure: Figure) -> Path:
+        """Keep a figure as `<folder>/pictures/<name>.png` and as an artifact of the study's run; where it lies."""
+        from raeflow.report.canvas import save
+
+        place = save(figure, self.study.folder / "pictures" / f"{name}.png")
+        self.tracker.artifact(place)
+        return place
 
 
 class Session:
@@ -246,7 +257,7 @@ def run(study: Study, say: Say | None = None, fresh: bool = False) -> Outcome:
         summary = session.score(detector)
         metrics, baseline, page, table = session.report(detector)
         status = "FINISHED"
-        return Outcome(session.study, trials, detector, metrics, baseline, summary, page, table, uri, session.splits)
+        return Outcome(session.study, trials, detector, metrics, baseline, summary, page, table, uri, session.splits, session.tracker)
     except KeyboardInterrupt:
         status = "KILLED"
         raise

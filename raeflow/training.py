@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +37,7 @@ class Epoch:
     losses: dict[str, float]
     """Mean training loss of each player."""
     validation_loss: float
-    """Mean score of the validation rows."""
+    """Mean over the validation rows of `Variant.validation`: their scores, unless the variant says otherwise."""
     settled: bool
     """Whether validation losses can be compared yet (see `Variant.settled_from`)."""
     last: bool
@@ -160,9 +160,9 @@ class Run:
         return nullcontext()
 
     def _validate(self) -> float:
-        """Mean score of the validation rows; workers take turns at the rows and agree on the mean, so that none stops alone."""
+        """Mean validation loss; workers take turns at the rows and agree on the mean, so that none stops alone."""
         mine = self.validate.take(slice(self.rank, None, self.world))
-        total = scores(self.model, self.scaling, mine).sum(dtype=torch.float64)
+        total = validation(self.model, self.scaling, mine).sum(dtype=torch.float64)
         if self.world > 1:
             dist.all_reduce(total)
         return float(total) / len(self.validate)
@@ -226,13 +226,28 @@ def fit(variant: str, hyper: dict[str, Any], splits: Splits, training: Training,
     return run.fitted()
 
 
-@torch.no_grad()
 def scores(model: Variant, scaling: nn.Module, rows: Rows, size: int | None = None) -> Tensor:
     """Scores (N,) of unscaled rows, float32, on the model's device; the model is left in evaluation mode."""
+    return _measured(model, rows, size, lambda raw, device: model.score(scaling(raw.x.to(device))))
+
+
+def validation(model: Variant, scaling: nn.Module, rows: Rows) -> Tensor:
+    """Validation losses (N,) of unscaled rows, float32, on the model's device; the model is left in evaluation mode."""
+
+    def loss(raw: Raw, device: torch.device) -> Tensor:
+        target = None if raw.target is None else scaling(raw.target.to(device))
+        return model.validation(Batch(scaling(raw.x.to(device)), target))
+
+    return _measured(model, rows, None, loss)
+
+
+@torch.no_grad()
+def _measured(model: Variant, rows: Rows, size: int | None, measure: Callable[[Raw, torch.device], Tensor]) -> Tensor:
+    """`measure` of each batch of rows, (N,) float32."""
     model.eval()
     device = next(model.parameters()).device
     size = size or score_batch(rows.shape, device)
-    parts = [model.score(scaling(raw.x.to(device))).float() for raw in rows.batches(size)]
+    parts = [measure(raw, device).float() for raw in rows.batches(size)]
     return torch.cat(parts) if parts else torch.empty(0, device=device)
 
 
@@ -276,18 +291,19 @@ def owned(model: nn.Module, optimizers: dict[str, Any]) -> dict[str, list[Tensor
 
 
 def average(parameters: list[Tensor], world: int) -> None:
-    """Average the gradients over all workers in one flat all-reduce; a missing gradient counts as zero."""
-    for p in parameters:
-        if p.grad is None:
-            p.grad = torch.zeros_like(p)
-    flat = torch.cat([p.grad.reshape(-1) for p in parameters if p.grad is not None])
+    """Average the gradients over all workers in one flat all-reduce.
+
+    A parameter that a loss did not reach has no gradient on any worker (what a turn computes follows from
+    `progress` alone), and the optimiser leaves it where it is, as on one worker.
+    """
+    reached = [p.grad for p in parameters if p.grad is not None]
+    if not reached:
+        return
+    flat = torch.cat([gradient.reshape(-1) for gradient in reached])
     dist.all_reduce(flat)
     flat /= world
-    offset = 0
-    for p in parameters:
-        if p.grad is not None:
-            p.grad.copy_(flat[offset : offset + p.numel()].view_as(p))
-        offset += p.numel()
+    for gradient, mean in zip(reached, torch.split(flat, [gradient.numel() for gradient in reached]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def test_every_activation_bends(name: str) -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"latent": 0}, "latent=0"),
+        ({"latent": -1}, "latent=-1"),
         ({"depth": -1}, "depth=-1"),
         ({"activation": "step"}, "activation='step'"),
         ({"backbone": "resnet"}, "backbone='resnet'"),

@@ -32,7 +32,8 @@ class Layers:
     backbone: str = "auto"
     """auto (mlp for tables, conv for signals and images), mlp (any row, flattened) or conv."""
     latent: int = 8
-    """Size of the code, from 1; a code as large as the row learns to copy it."""
+    """Size of the code, from 1; a code as large as the row learns to copy it. 0, where a variant takes it: no dense
+    layers between the hidden ones and the code, which is then the last hidden layer (or feature map) itself."""
     width: int = 64
     """Neurons of the first dense layer of an mlp; each further layer has half as many. 8 to 512 are common."""
     channels: int = 16
@@ -51,8 +52,8 @@ class Layers:
     """Whether the activation also follows the layers next to the code; False leaves them linear."""
 
     def __post_init__(self) -> None:
-        self.at_least(1, "latent", "width", "channels")
-        self.at_least(0, "depth")
+        self.at_least(1, "width", "channels")
+        self.at_least(0, "latent", "depth")
         self.one_of("backbone", ("auto", "mlp", "conv"))
         self.one_of("activation", tuple(ACTIVATIONS))
         for name, least in (("layers", 1), ("kernels", 0), ("strides", 1)):

@@ -103,6 +103,10 @@ class Tracker:
             self._attempt(f"{artifact}", partial(self._store.upload, run_id, Path(artifact)))
         return run_id
 
+    def artifact(self, path: str | Path) -> None:
+        """Upload a file to the study's run."""
+        self._attempt(f"{path}", partial(self._store.upload, self.parent_run_id, Path(path)))
+
     def detector(self, detector: Detector, folder: str | Path, example: Any) -> str:
         """Log a saved detector as a model, register it under the study's name and call it `champion`.
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -50,6 +51,18 @@ class Batch:
         """Uniform noise in [0, 1), (B, *shape), on the batch's device."""
         return self._own(torch.rand, shape)
 
+    def mean(self, values: Tensor) -> Tensor:
+        """(B, ...) to (...): mean over the rows of the whole global batch, for losses that are no mean of rows' losses.
+
+        Its gradient is that of this worker's own rows; averaged over the workers it is the global mean's.
+        """
+        own = values.mean(0)
+        if self.world == 1:
+            return own
+        everyone = own.detach().clone()
+        dist.all_reduce(everyone)
+        return own + (everyone / self.world - own.detach())
+
     def _own(self, draw: Callable[..., Tensor], shape: Shape) -> Tensor:
         rows = self.x.shape[0]
         drawn = draw((rows * self.world, *shape), generator=self.generator, device=self.x.device)
@@ -62,6 +75,8 @@ class Variant(nn.Module, ABC):
     settled_from: float = 0.0
     """Progress from which validation losses can be compared: before it nobody stops or selects by them
     (a GAN's encoder, say, only starts when the game is over)."""
+    overcomplete: bool = False
+    """Whether something other than a narrow code keeps the published model from copying its rows (noise, sparsity, masks)."""
 
     @abstractmethod
     def optimizers(self) -> dict[str, Optimizer]:
@@ -82,6 +97,13 @@ class Variant(nn.Module, ABC):
     @abstractmethod
     def score(self, x: Tensor) -> Tensor:
         """(B, *shape) scaled rows to (B,) scores, higher is stranger; a row's score ignores its neighbours."""
+
+    def validation(self, batch: Batch) -> Tensor:
+        """(B,) losses of held-out rows, by which early stopping and `validation_loss` judge; draws nothing at random.
+
+        The score, unless the variant aims at something else than the row it is given (a denoiser's clean target).
+        """
+        return self.score(batch.x)
 
 
 @runtime_checkable

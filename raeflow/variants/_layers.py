@@ -17,13 +17,13 @@ from raeflow.errors import RaeflowError
 
 
 def encoder(net: Backbone, codes: int) -> nn.Sequential:
-    """(B, *shape) -> (B, codes), linear at its end."""
-    return nn.Sequential(*net.encoder(), nn.Linear(net.features, codes))
+    """(B, *shape) -> (B, codes), linear at its end; with codes = 0 the features themselves, (B, net.features)."""
+    return nn.Sequential(*net.encoder(), *([nn.Linear(net.features, codes)] if codes else []))
 
 
 def decoder(net: Backbone, codes: int) -> nn.Sequential:
-    """(B, codes) -> (B, *shape), linear at its end."""
-    return nn.Sequential(nn.Linear(codes, net.features), *net.decoder())
+    """(B, codes) -> (B, *shape), linear at its end; with codes = 0 from the features."""
+    return nn.Sequential(*([nn.Linear(codes, net.features)] if codes else []), *net.decoder())
 
 
 def squash(logits: Tensor, output: str) -> Tensor:

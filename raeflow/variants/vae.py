@@ -44,6 +44,7 @@ class Hyper(Layers):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.at_least(1, "latent")
         self.one_of("likelihood", ("gaussian", "bernoulli"))
         self.one_of("output", ("identity", "sigmoid"))
         self.one_of("anomaly_score", ("reconstruction", "elbo"))

@@ -55,6 +55,7 @@ class Hyper(Layers):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.at_least(1, "latent")
         self.one_of("output", ("identity", "sigmoid"))
         self.at_least(0, "penalty", "beta1", "beta2", "kappa")
         self.at_least(1, "critic_steps")
