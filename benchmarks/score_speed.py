@@ -11,6 +11,8 @@ trained model; medians over rounds are compared. Each warms up on one small file
     loop        (b) pyarrow and torch by hand: read batches, view them as tensors, score, append the same four columns, write;
                     with all cores (torch's and pyarrow's own threads) and with one thread
     pyod        (c) PyOD's AutoEncoder of the same layers: decision_function on an array in memory, on fewer rows
+    copy        pyarrow alone, a thread for each core: reads and writes the same columns and scores nothing; what any way
+                through Parquet is bound by
     plain       raeflow.scoring.score in one process
     ray         raeflow.cluster.score with two actors of one thread each, from its first fragment to its last
 """
@@ -37,7 +39,7 @@ CORES = len(os.sched_getaffinity(0))
 # name: (what runs, threads)
 CONTENDERS = {
     "forward": ("forward", CORES), "loop": ("loop", CORES), "loop, 1 thread": ("loop", 1), "pyod": ("pyod", CORES),
-    "pyod, batches of 1024": ("pyod_large", CORES), "plain": ("plain", CORES), "plain, 1 thread": ("plain", 1),
+    "pyod, batches of 1024": ("pyod_large", CORES), "copy": ("copy", CORES), "plain": ("plain", CORES), "plain, 1 thread": ("plain", 1),
     "ray, 2 x 1 thread": ("ray", 1),
 }  # fmt: skip
 
@@ -92,6 +94,8 @@ def compare(folder: Path, rows: int, rounds: int, names: list[str]) -> None:
     ratio("plain", "pyod", results, 20)
     ratio("plain", "pyod, batches of 1024", results, None)
     ratio("plain", "forward", results, None)
+    ratio("plain", "copy", results, None)
+    ratio("copy", "pyod", results, None)
     for name in ("ray, 2 x 1 thread",):
         if name in results:
             print(f"ray: {statistics.median(r['start'] for r in results[name]):.1f} s from the call to the first fragment")
@@ -236,6 +240,32 @@ def loop(folder: Path, rows: int) -> dict[str, float]:
                 writer = writer or pq.ParquetWriter(target / path.name, out.schema, compression="zstd")
                 writer.write_table(out)
             writer.close()
+
+    run(folder / "warm", folder / "out" / "warm")
+    return timed(lambda: run(folder / "in", folder / "out" / "in"), rows)
+
+
+def copy(folder: Path, rows: int) -> dict[str, float]:
+    """No scores: every file read and written again, without compression, each core its own files."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import pyarrow.parquet as pq
+
+    def run(source: Path, target: Path) -> None:
+        target.mkdir(parents=True)
+
+        def one(path: Path) -> None:
+            with (
+                pq.ParquetFile(path) as file,
+                pq.ParquetWriter(
+                    target / path.name, file.schema_arrow, compression="none", use_dictionary=False, write_statistics=False
+                ) as writer,
+            ):
+                for batch in file.iter_batches(65_536, use_threads=False):
+                    writer.write_batch(batch)
+
+        with ThreadPoolExecutor(CORES) as pool:
+            list(pool.map(one, sorted(source.iterdir())))
 
     run(folder / "warm", folder / "out" / "warm")
     return timed(lambda: run(folder / "in", folder / "out" / "in"), rows)
