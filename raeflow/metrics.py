@@ -1,6 +1,7 @@
-"""How well scores tell anomalies from normal rows; thin calls into scikit-learn.
+"""How well scores tell anomalies from normal rows, and how near cleaned rows come to clean ones.
 
-`truth` (N,) is True or 1 for anomalies, `scores` (N,) are higher for stranger rows; numpy or torch.
+Thin calls into scikit-learn and torchmetrics. `truth` (N,) is True or 1 for anomalies, `scores` (N,) are higher
+for stranger rows; rows are (N, *shape); numpy or torch.
 """
 
 from __future__ import annotations
@@ -56,6 +57,98 @@ def bootstrap(metric: Any, truth: Any, scores: Any, draws: int = 1000, level: fl
         drawn.append(metric(flags[index], values[index]))
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def psnr(rows: Any, clean: Any, peak: float = 1.0) -> float:
+    """Peak signal-to-noise ratio in dB, mean over the images: 10 log10(peak^2 / mean squared error) of each.
+
+    Args:
+        rows: (N, C, H, W), noisy or cleaned.
+        clean: (N, C, H, W), what they should be.
+        peak: largest value a pixel can take.
+    """
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    one, other = _images("PSNR", rows, clean)
+    return float(peak_signal_noise_ratio(one, other, data_range=peak, dim=(1, 2, 3)))
+
+
+def ssim(rows: Any, clean: Any, peak: float = 1.0) -> float:
+    """Structural similarity, mean over the images (Wang, Bovik, Sheikh & Simoncelli 2004); 1 where they are the same.
+
+    Gaussian window of 11 x 11 pixels and deviation 1.5, constants 0.01 and 0.03, as published.
+
+    Args:
+        rows: (N, C, H, W), noisy or cleaned.
+        clean: (N, C, H, W), what they should be.
+        peak: largest value a pixel can take.
+    """
+    import torch
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    one, other = _images("SSIM", rows, clean)
+    size = max(1, _SSIM_VALUES // one[0].numel())  # it keeps several maps of every image at once
+    parts = [
+        structural_similarity_index_measure(a, b, data_range=peak, reduction="none")
+        for a, b in zip(one.split(size), other.split(size), strict=True)
+    ]
+    return float(torch.cat([part.reshape(-1) for part in parts]).mean())
+
+
+def rmse(rows: Any, clean: Any) -> float:
+    """Root of the mean squared error over all values of all rows."""
+    one, other = _pairs("RMSE", rows, clean)
+    return float(np.sqrt(np.mean(np.square(one - other))))
+
+
+def peak_accuracy(recovered: Any, clean: Any, tolerance: float = 0.02, by: str = "location") -> float:
+    """Share of signals whose recovered peak, the largest absolute value, lies within `tolerance` of the true one.
+
+    Args:
+        recovered: (N, L) or (N, 1, L).
+        clean: the same shape; every row must hold a signal.
+        tolerance: share of the window's length L for `location`, of the true peak's height for `amplitude`.
+        by: `location`, where the peak is, or `amplitude`, how high it is.
+    """
+    one, other = _pairs("peak accuracy", recovered, clean)
+    if one.ndim != 2 and not (one.ndim == 3 and one.shape[1] == 1):
+        raise RaeflowError(f"peak accuracy: signals of one channel are needed, (N, L) or (N, 1, L), got {one.shape}")
+    one, other = (np.abs(v.reshape(len(v), -1)) for v in (one, other))
+    silent = ~other.any(1)
+    if silent.any():
+        raise RaeflowError(
+            f"peak accuracy: clean row {int(silent.argmax())} holds no signal ({int(silent.sum())} of {len(other)} hold none)"
+        )
+    if by == "location":
+        near = np.abs(one.argmax(1) - other.argmax(1)) <= tolerance * one.shape[1]
+    elif by == "amplitude":
+        near = np.abs(one.max(1) - other.max(1)) <= tolerance * other.max(1)
+    else:
+        raise RaeflowError(f"peak accuracy: by={by!r} must be 'location' or 'amplitude'")
+    return float(near.mean())
+
+
+_SSIM_VALUES = 1 << 20
+
+
+def _images(what: str, rows: Any, clean: Any) -> Any:
+    """Both as float32 tensors of images."""
+    import torch
+
+    one, other = (torch.as_tensor(v, dtype=torch.float32) for v in (_host(rows), _host(clean)))
+    if one.shape != other.shape or one.dim() != 4 or not len(one):
+        raise RaeflowError(
+            f"{what}: rows {tuple(one.shape)} and clean {tuple(other.shape)} must be images (N, C, H, W) of one shape, N above 0"
+        )
+    return one, other
+
+
+def _pairs(what: str, rows: Any, clean: Any) -> tuple[Floats, Floats]:
+    """Both as numpy arrays of one shape."""
+    one, other = (np.asarray(_host(v), dtype=np.float64) for v in (rows, clean))
+    if one.shape != other.shape or one.ndim < 2 or not len(one):
+        raise RaeflowError(f"{what}: rows {one.shape} and clean {other.shape} must be (N, ...) of one shape, N above 0")
+    return one, other
 
 
 def _checked(what: str, truth: Any, scores: Any) -> tuple[Flags, Floats]:
