@@ -6,7 +6,7 @@ for stranger rows; rows are (N, *shape); numpy or torch.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -88,11 +88,11 @@ def ssim(rows: Any, clean: Any, peak: float = 1.0) -> float:
 
     one, other = _images("SSIM", rows, clean)
     size = max(1, _SSIM_VALUES // one[0].numel())  # it keeps several maps of every image at once
-    parts = [
-        structural_similarity_index_measure(a, b, data_range=peak, reduction="none")
-        for a, b in zip(one.split(size), other.split(size), strict=True)
-    ]
-    return float(torch.cat([part.reshape(-1) for part in parts]).mean())
+    total = 0.0
+    for a, b in zip(one.split(size), other.split(size), strict=True):
+        found = structural_similarity_index_measure(a, b, data_range=peak, reduction="sum")
+        total += float(cast(torch.Tensor, found))
+    return total / len(one)
 
 
 def rmse(rows: Any, clean: Any) -> float:
