@@ -52,15 +52,15 @@ def sets() -> list[Path]:
     return found
 
 
-def split(path: Path, seed: int) -> tuple[Splits, int, int]:
-    """The four splits of a set, scaled by train; and how many normal rows were kept, and there were."""
+def split(path: Path, seed: int, most: int = ROWS) -> tuple[Splits, int, int]:
+    """The four splits of a set, scaled by train; and how many normal rows were kept (at most `most`), and there were."""
     table = pq.read_table(path)
     columns = table["features"].combine_chunks()
     values = columns.flatten().to_numpy(zero_copy_only=False).reshape(len(columns), -1).astype(np.float32)
     strange = table["label"].to_numpy() != 0
     random = np.random.default_rng(seed)
     normal = random.permutation(np.flatnonzero(~strange))
-    kept = normal[:ROWS]
+    kept = normal[:most]
     edges = (np.cumsum(FRACTIONS)[:3] * len(kept)).round().astype(int)
     train, validate, calibrate, held = np.split(kept, edges)
     test = np.concatenate([held, np.flatnonzero(strange)])
