@@ -28,7 +28,7 @@ from raeflow.errors import RaeflowError
 from raeflow.study import Cluster, Data, Study, Training
 
 SHAPE = (8,)
-ALL = ("autoencoder", "vae", "wgan_gp")
+ALL = ("autoencoder", "vae", "wgan_gp", "sparse", "contractive")
 TRAINING = Training(epochs=3, batch_size=64, device="cpu")
 
 

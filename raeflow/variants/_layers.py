@@ -80,17 +80,18 @@ def prior(model: nn.Module, count: int, latent: int, generator: torch.Generator 
     return torch.randn(count, latent, generator=generator, device=generator.device if generator else device).to(device)
 
 
-def suggest_layers(trial: Any, shape: tuple[int, ...], latent: tuple[int, int] | None = None) -> dict[str, Any]:
+def suggest_layers(trial: Any, shape: tuple[int, ...], latent: tuple[int, int] | None = None, overcomplete: bool = False) -> dict[str, Any]:
     """The part of a search space that describes the network: latent for all, the rest as the backbone needs it.
 
     Args:
         trial: Optuna's, or anything with its `suggest_*`.
         shape: of a row.
         latent: bounds of the code; None takes 1 to F - 1 (at most 64) for tables, 2 to 64 otherwise.
+        overcomplete: whether the code may be as large as the row, or larger.
     """
     size = math.prod(shape)
     low, high = latent or ((1, 64) if len(shape) == 1 else (2, 64))
-    high = max(1, min(high, size - 1))
+    high = high if overcomplete else max(1, min(high, size - 1))
     found: dict[str, Any] = {"latent": trial.suggest_int("latent", min(low, high), high, log=True)}
     kind = "mlp" if len(shape) == 1 else trial.suggest_categorical("backbone", ["conv", "mlp"])
     if kind == "mlp":

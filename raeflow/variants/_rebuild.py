@@ -119,10 +119,10 @@ def published_layers(shape: Shape) -> dict[str, Any]:
     return {"latent": latent, **convolutions, "feature_activation": False, "output": "sigmoid"}
 
 
-def suggest(trial: Any, shape: Shape, latent: tuple[int, int] | None = None) -> dict[str, Any]:
+def suggest(trial: Any, shape: Shape, latent: tuple[int, int] | None = None, overcomplete: bool = False) -> dict[str, Any]:
     """The part of a search space that all rebuilding variants share: latent size, network, activation and learning rate."""
     return {
-        **_layers.suggest_layers(trial, shape, latent),
+        **_layers.suggest_layers(trial, shape, latent, overcomplete),
         "activation": trial.suggest_categorical("activation", ["relu", "elu", "tanh", "gelu"]),
         "lr": trial.suggest_float("lr", 3e-4, 1e-2, log=True),
         "output": "sigmoid" if len(shape) == 3 else "identity",
