@@ -27,8 +27,8 @@ from raeflow.cluster import session, space
 from raeflow.cluster.search import search
 from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling
-from raeflow.detector import save_fitted
 from raeflow.selection import judge
+from raeflow.stored import save_fitted
 from raeflow.study import Data, Search, Study, Training
 from raeflow.training import fit
 

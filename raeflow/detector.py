@@ -34,8 +34,9 @@ from raeflow.calibration import Moments, Threshold, calibrate, combine, log_mome
 from raeflow.data.rows import RowSpec, Splits
 from raeflow.data.scaling import Scaling
 from raeflow.errors import RaeflowError
+from raeflow.stored import WEIGHTS, brief, read
 from raeflow.study import Calibration
-from raeflow.training import Fitted, resolve_device
+from raeflow.training import Fitted, resolve_device, score_batch
 from raeflow.variants._contract import Variant
 
 if TYPE_CHECKING:
@@ -46,9 +47,7 @@ Input: TypeAlias = "npt.NDArray[Any] | Tensor | pa.Table | pa.RecordBatch"
 
 FORMAT = 1
 """Version of the files on disk; a reader refuses what is newer."""
-CONTENT, WEIGHTS, FITTED = "detector.json", "weights.safetensors", "fitted.json"
-BATCHES = {"cpu": (16, 4096, 1 << 16), "cuda": (64, 1 << 16, 1 << 22)}
-"""Fewest and most rows of a batch, and most values: on a CPU as many as its second-level cache takes, with activations."""
+CONTENT = "detector.json"
 
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -204,7 +203,7 @@ class Detector:
     def _map(self, function: Callable[[Tensor], Tensor], rows: Input, batch_size: int | None, tail: tuple[int, ...]) -> Floats:
         values = self._take(rows)
         out = torch.empty((len(values), *tail), device=self.device)
-        size = batch_size or batch_rows(self.spec.shape, self.device.type)
+        size = batch_size or score_batch(self.spec.shape, self.device)
         with torch.inference_mode():
             for start in range(0, len(values), size):
                 x = self._batch(values[start : start + size], start)
@@ -276,7 +275,7 @@ class Detector:
         except RaeflowError as error:
             raise RaeflowError(f"{where}: {error}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-            raise RaeflowError(f"{where}: not a whole detector of raeflow ({_brief(error)})") from error
+            raise RaeflowError(f"{where}: not a whole detector of raeflow ({brief(error)})") from error
         if found.id != record.get("id"):
             raise RaeflowError(f"{where}: the detector was changed after it was saved (id {record.get('id')}, its content {found.id})")
         return found.to(device)
@@ -299,7 +298,7 @@ class Detector:
 
         Raises RaeflowError where the folder is missing, truncated, changed, or of a newer format.
         """
-        content, weights = (_read(str(folder), name) for name in (CONTENT, WEIGHTS))
+        content, weights = (read(str(folder), name) for name in (CONTENT, WEIGHTS))
         return cls.from_bytes(content, weights, str(folder), device)
 
     def export(self, path: str | Path) -> Path:
@@ -317,7 +316,7 @@ class Detector:
             program = torch.export.export(graph, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
         except (RuntimeError, ValueError) as error:
             names = ", ".join(m.variant for m in self.members)
-            raise RaeflowError(f"{names}: torch.export cannot trace this model ({_brief(error)})") from error
+            raise RaeflowError(f"{names}: torch.export cannot trace this model ({brief(error)})") from error
         place.parent.mkdir(parents=True, exist_ok=True)
         archive = io.BytesIO()
         torch.export.save(program, archive, extra_files={CONTENT: self.to_bytes()[0].decode()})
@@ -325,59 +324,7 @@ class Detector:
         return place
 
 
-def batch_rows(shape: tuple[int, ...], device: str = "cpu") -> int:
-    """Rows that are scored at a time, fewer the larger they are."""
-    fewest, most, values = BATCHES.get(device, BATCHES["cuda"])
-    return max(fewest, min(most, values // math.prod(shape)))
-
-
 @torch.inference_mode()
 def _scores(graph: nn.Module, x: Tensor) -> Iterator[Tensor]:
-    for part in torch.split(x, batch_rows(tuple(x.shape[1:]))):
+    for part in torch.split(x, score_batch(tuple(x.shape[1:]), x.device)):
         yield graph(part)
-
-
-def _brief(error: BaseException) -> str:
-    """An error's kind and first line."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-
-
-def _read(folder: str, name: str) -> bytes:
-    try:
-        if "://" not in folder:
-            return (Path(folder) / name).read_bytes()
-        from pyarrow import fs
-
-        filesystem, path = fs.FileSystem.from_uri(folder)
-        with filesystem.open_input_stream(f"{path.rstrip('/')}/{name}") as stream:
-            return bytes(stream.read())
-    except (OSError, ValueError) as error:
-        raise RaeflowError(f"{folder}: no detector there: {name} cannot be read ({_brief(error)})") from error
-
-
-def save_fitted(fitted: Fitted, folder: str | Path) -> Path:
-    """Write a trained model as `fitted.json` and `weights.safetensors`, whole or not at all."""
-    place = Path(folder)
-    record = {
-        "format": FORMAT, "variant": fitted.variant, "hyper": fitted.hyper, "shape": fitted.shape,
-        "history": fitted.history, "best_epoch": fitted.best_epoch,
-    }  # fmt: skip
-    weights = {name: t.detach().cpu().contiguous().clone() for name, t in fitted.weights.items()}
-
-    def write(temporary: Path) -> None:
-        (temporary / FITTED).write_text(json.dumps(record, indent=1))
-        safetensors.torch.save_file(weights, temporary / WEIGHTS)
-
-    checkpoint.write_folder(place, write)
-    return place
-
-
-def load_fitted(folder: str | Path) -> Fitted:
-    """Read what `save_fitted` wrote; raises RaeflowError where it is missing, truncated or foreign."""
-    place = str(folder)
-    content, weights = _read(place, FITTED), _read(place, WEIGHTS)
-    try:
-        r = json.loads(content)
-        return Fitted(r["variant"], r["hyper"], tuple(r["shape"]), safetensors.torch.load(weights), r["history"], r["best_epoch"])
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise RaeflowError(f"{place}: not a whole trained model ({_brief(error)})") from error

@@ -145,7 +145,7 @@ class Session:
 
         Without a search, or with `variant` named, that variant's published values are trained.
         """
-        from raeflow.detector import load_fitted, save_fitted
+        from raeflow.stored import load_fitted, save_fitted
 
         chosen = self.choose(variant)
         refit = self.study.refit if self.study.refit is not None else self.study.committee == 1
@@ -193,7 +193,8 @@ class Session:
 
     def calibrate(self, fitted: Sequence[Fitted] | None = None) -> Detector:
         """Set the threshold on the calibrate split, save and register the detector."""
-        from raeflow.detector import Detector, load_fitted
+        from raeflow.detector import Detector
+        from raeflow.stored import load_fitted
 
         if fitted is None:
             places = sorted((self.folder / "models").glob("[0-9]*"), key=lambda p: int(p.name))

@@ -16,8 +16,9 @@ from raeflow import variants
 from raeflow.calibration import Threshold
 from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling
-from raeflow.detector import Detector, load_fitted, save_fitted
+from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
+from raeflow.stored import load_fitted, save_fitted
 from raeflow.study import Calibration
 from raeflow.training import Fitted, scores
 

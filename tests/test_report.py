@@ -21,10 +21,11 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from raeflow import report, variants
 from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling
-from raeflow.detector import Detector, load_fitted, save_fitted
+from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
 from raeflow.report import examples, judge, plots, terminal
 from raeflow.selection import Trial
+from raeflow.stored import load_fitted, save_fitted
 from raeflow.study import Calibration, Data, Study, Training
 from raeflow.training import fit
 

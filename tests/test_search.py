@@ -251,7 +251,7 @@ def test_asha_stops_some_trials_early(searched: Any) -> None:
 
 @pytest.mark.ray
 def test_weights_come_back_and_are_the_ones_that_were_judged(searched: Any) -> None:
-    from raeflow.detector import load_fitted
+    from raeflow.stored import load_fitted
 
     one, trials, _, _ = searched
     best = trials[0]
@@ -401,7 +401,7 @@ def test_a_dead_process_and_a_bug_fail_one_trial_each(cluster: None, tmp_path: P
 @pytest.mark.ray
 def test_weights_travel_to_the_node_of_the_driver(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from raeflow.cluster import shared
-    from raeflow.detector import load_fitted
+    from raeflow.stored import load_fitted
     from raeflow.training import fit
 
     hyper = space.published(study(tmp_path), "vae", SHAPE)

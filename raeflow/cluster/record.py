@@ -15,9 +15,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from raeflow import checkpoint
 from raeflow.cluster import space
 from raeflow.data.rows import Splits
-from raeflow.detector import WEIGHTS
 from raeflow.errors import RaeflowError
 from raeflow.selection import Trial
+from raeflow.stored import WEIGHTS
 from raeflow.study import Study, to_json
 
 _STATUS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from raeflow import checkpoint
-from raeflow.detector import save_fitted
+from raeflow.stored import save_fitted
 from raeflow.training import Fitted
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from raeflow import metrics
-from raeflow.detector import Detector, load_fitted
+from raeflow.detector import Detector
+from raeflow.stored import load_fitted
 from raeflow.training import scores
 
 if TYPE_CHECKING:

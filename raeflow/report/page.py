@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from raeflow import checkpoint
-from raeflow.detector import load_fitted
 from raeflow.report import examples, judge, markup, plots
 from raeflow.report.terminal import chosen_text, hyper_text, leaders, number, value_text, varied
+from raeflow.stored import load_fitted
 from raeflow.study import without_passwords
 
 if TYPE_CHECKING:
