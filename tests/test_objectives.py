@@ -252,3 +252,55 @@ def test_nonsense_is_refused_with_its_value() -> None:
         with pytest.raises(RaeflowError) as refusal:
             module.Hyper(**values)
         assert said in str(refusal.value)
+
+
+def test_three_dimensions_to_two_by_gradient_descent_is_pca() -> None:
+    """The smallest linear autoencoder: plain SGD of rate 0.1 on a noisy, bent sheet finds PCA's plane within a degree."""
+    noise = torch.Generator().manual_seed(4)
+    angle = torch.rand(512, generator=noise) * 1.5 * np.pi - 0.5
+    columns = [angle.cos() + angle.sin() / 2, 0.7 * angle.sin(), 0.1 * angle.cos() + 0.3 * angle.sin()]
+    x = torch.stack(columns, 1) + 0.05 * torch.randn(512, 3, generator=noise)
+    spec = RowSpec(("a", "b", "c"), "columns", (3,), "float32")
+    splits = Splits(spec, fit_scaling("standard", (3,), x.dtype, [x]), Rows(x), Rows(x[:64]), None, None)
+    hyper = autoencoder.Hyper(latent=2, depth=0, optimizer="sgd", lr=0.1)
+    model = autoencoder.Model((3,), hyper)
+    assert [str(m) for m in model.modules() if isinstance(m, nn.Linear)] == [
+        "Linear(in_features=3, out_features=2, bias=True)",
+        "Linear(in_features=2, out_features=3, bias=True)",
+    ]
+    assert isinstance(model.optimizers()["autoencoder"], torch.optim.SGD)
+    plan = Training(epochs=60, batch_size=32, patience=None, device="cpu")
+    model = fit("autoencoder", dataclasses.asdict(hyper), splits, plan).model()
+    scaled = splits.scaling(x)
+    with torch.no_grad():
+        rebuilt = model.reconstruct(scaled).numpy()
+    plane = np.linalg.svd(rebuilt - rebuilt.mean(0), full_matrices=False)[2][:2].T
+    pca = PCA(2).fit(scaled.numpy())
+    assert np.degrees(subspace_angles(plane, pca.components_.T)).max() < 1
+    best = np.square(scaled.numpy() - pca.inverse_transform(pca.transform(scaled.numpy()))).mean()
+    assert np.square(scaled.numpy() - rebuilt).mean() < 1.1 * best
+
+
+def test_the_stacked_dense_network_is_that_of_the_source() -> None:
+    """784-100-30-100-784 with selu after every layer but the last, a sigmoid there, trained by cross-entropy."""
+    hyper = autoencoder.Hyper(backbone="mlp", layers=(100,), latent=30, activation="selu", code_activation=True, loss="bce")
+    model = autoencoder.Model((1, 28, 28), hyper)
+    halves = [
+        [str(part).split(", bias")[0] for part in half if not isinstance(part, nn.Flatten)] for half in (model.encoder, model.decoder)
+    ]
+    assert [*halves[0], str(model.code_activation)] == [
+        "Linear(in_features=784, out_features=100", "SELU()", "Linear(in_features=100, out_features=30", "SELU()",
+    ]  # fmt: skip
+    assert halves[1][:3] == ["Linear(in_features=30, out_features=100", "SELU()", "Linear(in_features=100, out_features=784"]
+    assert [type(part) for part in model.decoder[3:]] == [nn.Unflatten]
+    assert sum(p.numel() for p in model.parameters()) == 784 * 100 + 100 + 100 * 30 + 30 + 30 * 100 + 100 + 100 * 784 + 784 == 163_814
+    x = torch.rand(5, 1, 28, 28)
+    flat, (first, second, third, fourth) = x.flatten(1), [m for m in model.modules() if isinstance(m, nn.Linear)]
+    code = nn.functional.selu(second(nn.functional.selu(first(flat))))
+    torch.testing.assert_close(model.encode(x), code)
+    rebuilt = torch.sigmoid(fourth(nn.functional.selu(third(code)))).view_as(x)
+    torch.testing.assert_close(model.reconstruct(x), rebuilt)
+    for loss, expected in (("bce", nn.functional.binary_cross_entropy(rebuilt, x)), ("mse", (rebuilt - x).square().mean())):
+        other = autoencoder.Model((1, 28, 28), dataclasses.replace(hyper, loss=loss, output="sigmoid"))
+        other.load_state_dict(model.state_dict())
+        torch.testing.assert_close(next(other.turns(batch(x), 0.0))[1], expected)
