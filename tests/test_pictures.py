@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from raeflow.errors import RaeflowError
-from raeflow.report import curves
+from raeflow.report import curves, latentplots, rowplots
 
 DICE = np.random.default_rng(0)
 
@@ -76,3 +77,162 @@ def test_curves_of_other_shapes_are_refused() -> None:
         curves.curves([1, 2, 3], {"ours": [1, 2]}, ("x", "y"))
     with pytest.raises(RaeflowError, match="got 0 over"):
         curves.curves([1, 2, 3], {}, ("x", "y"))
+
+
+def squares(codes: np.ndarray) -> np.ndarray:
+    """A decoder (n, Z) -> (n, 1, 4, 4) whose pixels are the code's first number: what is drawn tells the code."""
+    return np.broadcast_to(codes[:, :1, None, None], (len(codes), 1, 4, 4)).astype(np.float32)
+
+
+class Recorder:
+    """`squares`, and the codes that it was asked to decode."""
+
+    def __call__(self, codes: np.ndarray) -> np.ndarray:
+        self.codes = codes
+        return squares(codes)
+
+
+def drawn(figure) -> np.ndarray:
+    """The one picture of a figure, (H, W, 4)."""
+    (axes,) = figure.axes
+    (image,) = axes.images
+    return np.asarray(image.get_array())
+
+
+def labels(axes) -> tuple[list[str], list[str]]:
+    return [t.get_text() for t in axes.get_xticklabels()], [t.get_text() for t in axes.get_yticklabels()]
+
+
+def test_lines_of_images_stand_under_one_another_on_one_scale() -> None:
+    clean = np.zeros((3, 1, 28, 28), np.float32)
+    clean[1, :, 5:9, 3] = 1.0
+    noisy = clean / 2
+    figure = latentplots.reconstructions({"clean": clean, "noisy": noisy}, ["a", "b", "c"])
+    sheet = drawn(figure)
+    gap = 2
+    assert sheet.shape == (2 * 28 + gap, 3 * 28 + 2 * gap, 4)
+    np.testing.assert_array_equal(sheet[:28, 30:58, 0], clean[1, 0])
+    np.testing.assert_array_equal(sheet[30:, 30:58, 2], noisy[1, 0])
+    assert not sheet[28:30].any()
+    assert labels(figure.axes[0]) == (["a", "b", "c"], ["clean", "noisy"])
+
+
+def test_colour_images_keep_their_colours() -> None:
+    rows = DICE.random((2, 3, 6, 5)).astype(np.float32)
+    np.testing.assert_allclose(drawn(latentplots.reconstructions({"rows": rows}))[:, 6:, :3], rows[1].transpose(1, 2, 0))
+
+
+def test_lines_of_other_shapes_are_refused() -> None:
+    one = np.zeros((2, 1, 4, 4))
+    for lines, titles, said in [
+        ({}, [], "got nothing"),
+        ({"a": one, "b": one[:1]}, [], r"got a \(2, 1, 4, 4\), b \(1, 1, 4, 4\)"),
+        ({"a": np.zeros((2, 16))}, [], r"got a \(2, 16\)"),
+        ({"a": one}, ["x"], "1 titles for 2 columns"),
+    ]:
+        with pytest.raises(RaeflowError, match=said):
+            latentplots.reconstructions(lines, titles)
+
+
+def test_a_straight_path_has_even_steps() -> None:
+    a, b = DICE.normal(size=(2, 20))
+    path = latentplots.path_codes(a, b, 10)
+    assert path.shape == (10, 20)
+    np.testing.assert_allclose(path[[0, -1]], [a, b])
+    np.testing.assert_allclose(np.diff(path, axis=0), np.tile((b - a) / 9, (9, 1)))
+
+
+def test_an_arc_keeps_the_length_and_turns_evenly() -> None:
+    a, b = DICE.normal(size=(2, 20))
+    b *= np.linalg.norm(a) / np.linalg.norm(b)
+    path = latentplots.path_codes(a, b, 7, spherical=True)
+    np.testing.assert_allclose(path[[0, -1]], [a, b])
+    np.testing.assert_allclose(np.linalg.norm(path, axis=1), np.linalg.norm(a))
+    turns = np.sum(path[1:] * path[:-1], 1)
+    np.testing.assert_allclose(turns, turns[0])
+    np.testing.assert_allclose(latentplots.path_codes(a, 2 * a, 3, spherical=True)[1], 1.5 * a)
+    with pytest.raises(RaeflowError, match="to its opposite"):
+        latentplots.path_codes(a, -a, spherical=True)
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_what_is_decoded_is_the_path_and_what_is_drawn_is_decoded(spherical: bool) -> None:
+    ends = DICE.random((2, 3, 5))
+    decode, rows = Recorder(), (np.full((3, 1, 4, 4), 0.25), np.full((3, 1, 4, 4), 0.75))
+    figure = latentplots.latent_path(decode, *ends, steps=6, spherical=spherical, rows=rows)
+    paths = np.concatenate([latentplots.path_codes(a, b, 6, spherical=spherical) for a, b in zip(*ends, strict=True)])
+    np.testing.assert_allclose(decode.codes, paths, rtol=1e-6)
+    cells = drawn(figure)[1::5, :, 0]  # a line of pixels from each of the three ways
+    middles = np.round(figure.axes[0].get_xticks()).astype(int)
+    np.testing.assert_allclose(cells[:, middles[1:-1]], paths[:, 0].reshape(3, 6), rtol=1e-6)
+    assert (cells[:, middles[0]] == 0.25).all()
+    assert (cells[:, middles[-1]] == 0.75).all()
+    assert labels(figure.axes[0])[0] == ["from", "1", "2", "3", "4", "5", "6", "to"]
+
+
+def test_the_plane_is_laid_out_by_the_quantiles_of_the_prior() -> None:
+    decode = Recorder()
+    figure = latentplots.latent_plane(decode, side=5, tail=0.1, latent=3, across=(2, 0))
+    codes = decode.codes.reshape(5, 5, 3)
+    assert not codes[..., 1].any()
+    np.testing.assert_allclose(norm.cdf(codes[0, :, 2]), [0.1, 0.3, 0.5, 0.7, 0.9], rtol=1e-5)
+    np.testing.assert_allclose(norm.cdf(codes[:, 0, 0]), [0.9, 0.7, 0.5, 0.3, 0.1], rtol=1e-5)  # upwards
+    axes = figure.axes[0]
+    assert drawn(figure).shape == (20, 20, 4)
+    assert drawn(figure)[0, 0, 0] > drawn(figure)[-1, 0, 0]
+    across, up = labels(axes)
+    assert across == ["−1.3", "−0.5", "0.0", "0.5", "1.3"]
+    assert up == across[::-1]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("code 3", "code 1")
+
+
+def test_the_corners_are_the_four_codes_and_the_middle_is_their_mean() -> None:
+    corners, decode = DICE.random((4, 6)), Recorder()
+    figure = latentplots.latent_corners(decode, corners, side=3, names=["a", "b", "c", "d"])
+    codes = decode.codes.reshape(3, 3, 6)
+    np.testing.assert_allclose([codes[0, 0], codes[0, 2], codes[2, 0], codes[2, 2]], corners, rtol=1e-6)
+    np.testing.assert_allclose(codes[1, 1], corners.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(codes[0, 1], corners[:2].mean(0), rtol=1e-6)
+    places = {t.get_text(): t.xy for t in figure.axes[0].texts}
+    assert places["a"] < places["b"]
+    assert places["b"][1] < places["d"][1]
+
+
+def test_codes_and_decoders_of_other_shapes_are_refused() -> None:
+    for call, said in [
+        (lambda: latentplots.latent_path(squares, np.zeros(3), np.zeros(4)), r"got \(3,\) and \(4,\)"),
+        (lambda: latentplots.latent_path(squares, np.zeros(3), np.zeros(3), 1), "1 steps"),
+        (
+            lambda: latentplots.latent_path(squares, np.zeros(3), np.zeros(3), rows=(np.zeros((1, 1, 4, 4)), np.zeros((2, 1, 4, 4)))),
+            "rows of",
+        ),
+        (lambda: latentplots.latent_path(lambda codes: codes, np.zeros(3), np.zeros(3)), r"images \(10, C, H, W\).*it gave \(10, 3\)"),
+        (lambda: latentplots.latent_plane(squares, side=1), "side=1"),
+        (lambda: latentplots.latent_plane(squares, latent=1), r"across=\(0, 1\)"),
+        (lambda: latentplots.latent_corners(squares, np.zeros((3, 2))), r"got \(3, 2\)"),
+        (lambda: latentplots.latent_corners(squares, np.zeros((4, 2)), names=["a"]), "1 names"),
+        (lambda: latentplots.latent_map(np.zeros((9, 1))), r"got \(9, 1\)"),
+        (lambda: latentplots.latent_map(np.zeros((9, 2)), np.zeros(8)), r"\(8,\) for 9 codes"),
+        (lambda: latentplots.latent_map(np.ones((9, 2))), "all the same"),
+        (lambda: rowplots.latent_scatter(np.zeros((9, 2)), np.arange(9), ["a"]), "1 names for groups"),
+    ]:
+        with pytest.raises(RaeflowError, match=said) as refusal:
+            call()
+        assert "\n" not in str(refusal.value)
+
+
+def test_the_map_keeps_groups_apart_and_draws_no_more_than_it_may() -> None:
+    groups = np.arange(400) % 3
+    codes = DICE.normal(size=(400, 8)) + 30 * np.eye(8)[groups]
+    figure = latentplots.latent_map(codes, groups, ["shoe", "bag", "coat"], most=90)
+    (axes,) = figure.axes
+    clouds = {c.get_label(): np.asarray(c.get_offsets()) for c in axes.collections}
+    assert list(clouds) == ["shoe", "bag", "coat"]
+    assert sum(map(len, clouds.values())) == 90
+    middles = np.stack([cloud.mean(0) for cloud in clouds.values()])
+    for own, cloud in enumerate(clouds.values()):
+        assert (np.linalg.norm(cloud[:, None] - middles, axis=2).argmin(1) == own).all()
+    assert [t.get_text() for t in axes.texts] == ["shoe", "bag", "coat"]
+    assert axes.get_aspect() == 1
+    plane, kept = latentplots.tsne(codes, most=90)
+    assert (plane.shape, len(np.unique(kept))) == ((90, 2), 90)

@@ -13,6 +13,7 @@ from raeflow.report.canvas import ANOMALY, CYCLE, MOST_POINTS, NORMAL, styled
 from raeflow.report.canvas import panels as figure_of
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Values = npt.NDArray[Any]
@@ -31,12 +32,12 @@ def strip(rows: Values, rebuilt: Values, errors: Values, titles: Sequence[str]) 
         raise RaeflowError(f"strip: images of shape (N, C, H, W) with N > 0 are needed, got {rows.shape}")
     high, wide = rows.shape[2:]
     gap = max(1, wide // 10)
-    low, top = _range(rows)
+    low, top = intensity(rows)
     maps = errors.mean(1)
     ceiling = float(np.quantile(maps, 0.999)) or 1.0
     magma = colormaps["magma"](np.clip(maps / ceiling, 0, 1))[..., :3]
     figure, lines = figure_of(3, (max(2.4, 0.92 * count), 0.95 * high / wide * 3 + 0.45), columns=1, whole=True)
-    shown = {"row": _grey(rows, low, top), "rebuilt": _grey(rebuilt, low, top), "error": magma}
+    shown = {"row": grey(rows, low, top), "rebuilt": grey(rebuilt, low, top), "error": magma}
     for axes, (name, images) in zip(lines, shown.items(), strict=True):
         axes.imshow(_mosaic(images, gap), interpolation="nearest")
         axes.set(xticks=[], yticks=[], ylabel=name)
@@ -81,34 +82,53 @@ def features(errors: Values, names: Sequence[str], most: int = 15) -> Figure:
 
 
 @styled
-def latent_scatter(codes: Values, groups: Values | None = None) -> Figure:
-    """Codes (N, Z) in the plane: as they are for Z = 2, else their first two principal components; coloured by group (N,)."""
+def latent_scatter(codes: Values, groups: Values | None = None, names: Sequence[str] = ()) -> Figure:
+    """Codes (N, Z) in the plane: as they are for Z = 2, else their first two principal components.
+
+    Coloured by group (N,), where there are any; `names` of the groups 0, 1, ... in place of their values.
+    """
     if codes.ndim != 2 or codes.shape[1] < 1 or len(codes) == 0:
         raise RaeflowError(f"latent_scatter: codes of shape (N, Z) with N > 0 are needed, got {codes.shape}")
     plane, labels = _plane(np.asarray(codes, np.float64))
-    kinds = [] if groups is None else sorted(set(np.asarray(groups).tolist()))
-    colours = _many(len(kinds))
-    figure, (axes,) = figure_of(1, (5.4, 4.6))
     keep = np.random.default_rng(0).permutation(len(plane))[: 2 * MOST_POINTS]
-    size = 14 if len(keep) < 600 else 6
+    return scatter(plane[keep], None if groups is None else np.asarray(groups)[keep], labels, names)
+
+
+def scatter(plane: Values, groups: Values | None, labels: tuple[str, str], names: Sequence[str] = (), *, ticks: bool = True) -> Figure:
+    """Points (N, 2) on equal scales, coloured by group (N,); `names` of the groups 0, 1, ... in place of their values.
+
+    Each group's name also stands at its middle, where there are enough of them that a legend alone is hard to read.
+    """
+    kinds = [] if groups is None else sorted(set(groups.tolist()))
+    if names and not all(isinstance(kind, int) and 0 <= kind < len(names) for kind in kinds):
+        raise RaeflowError(f"scatter: {len(names)} names for groups {kinds}, which must be 0 to {len(names) - 1}")
+    figure, (axes,) = figure_of(1, (6.2, 4.8))
+    size = 14 if len(plane) < 600 else 6
+    look: dict[str, Any] = {"s": size, "alpha": 0.75, "linewidths": 0, "rasterized": True}
     if groups is None:
-        axes.scatter(plane[keep, 0], plane[keep, 1], s=size, color=NORMAL, alpha=0.7, linewidths=0, rasterized=True)
-    else:
-        own = np.asarray(groups)[keep]
-        for kind, colour in zip(kinds, colours, strict=True):
-            axes.scatter(
-                plane[keep, 0][own == kind],
-                plane[keep, 1][own == kind],
-                s=size,
-                color=colour,
-                alpha=0.8,
-                linewidths=0,
-                label=str(kind),
-                rasterized=True,
-            )
+        axes.scatter(plane[:, 0], plane[:, 1], color=NORMAL, **look)
+    for kind, colour in zip(kinds, _many(len(kinds)), strict=True):
+        own = plane[groups == kind]
+        name = names[kind] if names else str(kind)
+        axes.scatter(own[:, 0], own[:, 1], color=colour, label=name, **look)
+        if len(kinds) > 2:
+            _tag(axes, np.median(own, 0), name)
+    if kinds:
         axes.legend(markerscale=2, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=1 + len(kinds) // 13)
     axes.set(xlabel=labels[0], ylabel=labels[1])
+    if np.ptp(plane, 0).min() > 0:
+        axes.set_aspect("equal", adjustable="datalim")
+    if not ticks:
+        axes.set(xticks=[], yticks=[])
     return figure
+
+
+def _tag(axes: Axes, place: Values, name: str) -> None:
+    """A name on white, so that it is read over any points."""
+    from matplotlib.patheffects import withStroke
+
+    halo = [withStroke(linewidth=2.5, foreground="white")]
+    axes.annotate(name, (float(place[0]), float(place[1])), ha="center", va="center", fontsize=9, fontweight="bold", path_effects=halo)
 
 
 def _plane(codes: Values) -> tuple[Values, tuple[str, str]]:
@@ -122,7 +142,7 @@ def _plane(codes: Values) -> tuple[Values, tuple[str, str]]:
     return centred @ axes[:2].T, (f"principal component 1 ({share[0]:.0f} %)", f"principal component 2 ({share[1]:.0f} %)")
 
 
-def _grey(images: Values, low: float, high: float) -> Values:
+def grey(images: Values, low: float, high: float) -> Values:
     """(N, C, H, W) to (N, H, W, 3) between black and white; three channels are colours, others are averaged."""
     pixels = np.clip((images.astype(np.float32) - low) / (high - low), 0, 1)
     colours: Values = pixels if pixels.shape[1] == 3 else pixels.mean(1, keepdims=True).repeat(3, 1)
@@ -138,7 +158,7 @@ def _mosaic(images: Values, gap: int) -> Values:
     return out.reshape(high, -1, 4)[:, :-gap]
 
 
-def _range(rows: Values) -> tuple[float, float]:
+def intensity(rows: Values) -> tuple[float, float]:
     """Black and white of the pixels: a byte's or a unit's range where the rows keep to one, else their own."""
     if rows.dtype == np.uint8:
         return 0.0, 255.0
@@ -149,4 +169,6 @@ def _range(rows: Values) -> tuple[float, float]:
 def _many(count: int) -> list[Any]:
     from matplotlib import colormaps
 
+    if len(CYCLE) < count <= 10:
+        return [colormaps["tab10"](i) for i in range(count)]
     return list(CYCLE[:count]) if count <= len(CYCLE) else [colormaps["turbo"]((i + 0.5) / count) for i in range(count)]

@@ -1,0 +1,68 @@
+"""A detector's own encoder and decoder, in numpy, as the pictures of codes take them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from raeflow.errors import RaeflowError
+from raeflow.variants._contract import Latent, Variant
+
+if TYPE_CHECKING:
+    from raeflow.detector import Detector
+
+Values = npt.NDArray[Any]
+
+BATCH = 256
+
+
+class Codec:
+    """Between rows (N, *shape) and codes (N, Z), and back; nothing is drawn at random.
+
+    Args:
+        model: a trained variant with a code (`Latent`).
+        scaling: of the data it was trained on.
+
+    Raises RaeflowError for a variant without a code.
+    """
+
+    def __init__(self, model: Variant, scaling: torch.nn.Module) -> None:
+        if not isinstance(model, Latent):
+            raise RaeflowError(f"{type(model).__module__.rsplit('.', 1)[-1]} has no code to draw: it cannot encode and decode")
+        self.model, self.scaling = model.eval(), scaling
+        self.device = next(model.parameters()).device
+
+    @classmethod
+    def of(cls, detector: Detector) -> Codec:
+        """That of a detector's first (best) member."""
+        (first, *_), scaling = detector.graph.members, detector.graph.scaling
+        return cls(first, scaling)  # type: ignore[arg-type]
+
+    def scaled(self, rows: Values | torch.Tensor) -> Values:
+        """Rows (N, *shape) in the data's units to what the model sees, float32."""
+        return self._each(lambda x: x, rows, scale=True)
+
+    def encode(self, rows: Values | torch.Tensor) -> Values:
+        """Rows (N, *shape) in the data's units to codes (N, Z), float32."""
+        return self._each(self.model.encode, rows, scale=True)
+
+    def decode(self, codes: Values | torch.Tensor) -> Values:
+        """Codes (N, Z) to scaled rows (N, *shape), float32."""
+        return self._each(self.model.decode, codes, scale=False)
+
+    def rebuild(self, rows: Values | torch.Tensor) -> Values:
+        """Rows (N, *shape) in the data's units to scaled reconstructions (N, *shape), float32."""
+        return self._each(self.model.reconstruct, rows, scale=True)
+
+    @torch.no_grad()
+    def _each(self, call: Callable[[torch.Tensor], torch.Tensor], values: Values | torch.Tensor, *, scale: bool) -> Values:
+        whole = torch.as_tensor(np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values)
+        parts = []
+        for start in range(0, len(whole), BATCH):
+            x = whole[start : start + BATCH].to(self.device)
+            parts.append(call(self.scaling(x) if scale else x.float()).float().cpu().numpy())
+        return np.concatenate(parts)
