@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -30,6 +33,123 @@ def test_any_kernel_and_stride_is_undone(kernel: int, stride: int, size: tuple[i
     net = backbone((2, *size), layers)
     x = torch.randn(2, 2, *size)
     assert net.decoder()(net.encoder()(x)).shape == x.shape
+
+
+POOLED = [("max", "transposed"), ("max_same", "transposed"), ("max", "nearest"), ("max_same", "nearest"), ("none", "nearest")]
+
+
+@pytest.mark.parametrize(("pooling", "upsampling"), POOLED)
+@pytest.mark.parametrize("shape", [s for s in SHAPES if len(s) > 1], ids=str)
+@pytest.mark.parametrize("latent", [0, 2])
+def test_pooled_maps_of_any_size_are_undone(pooling: str, upsampling: str, shape: tuple[int, ...], latent: int) -> None:
+    for kernel, window in itertools.product((0, 1, 2, 3, 4, 5), (1, 2, 3)):
+        layers = Layers(layers=(3, 4), kernels=(kernel, 3), strides=(window, 2), pooling=pooling, upsampling=upsampling, latent=latent)
+        if upsampling == "transposed" and 0 < kernel < window:
+            continue
+        net = backbone(shape, layers)
+        x = torch.randn(2, *shape)
+        features = net.encoder()(x)
+        assert features.shape == (2, net.features)
+        assert net.decoder()(features).shape == x.shape
+
+
+def test_a_transposed_kernel_that_cannot_undo_its_pooling_is_refused() -> None:
+    layers = Layers(layers=(4,), kernels=(1,), strides=(2,), pooling="max")
+    assert backbone((1, 8), layers).features == 16
+    with pytest.raises(RaeflowError, match="kernel 1 cannot undo max-pooling by 2 of a map of 7; choose kernels of at least 2"):
+        backbone((1, 7), layers)
+
+
+def shapes(parts: nn.Sequential, x: torch.Tensor) -> list[tuple[int, ...]]:
+    """Sizes of one row's values wherever the innermost modules change them, kinds of maps aside."""
+    found = [tuple(x.shape[1:])]
+
+    def note(module: nn.Module, given: object, made: torch.Tensor) -> None:
+        if tuple(made.shape[1:]) != found[-1]:
+            found.append(tuple(made.shape[1:]))
+
+    hooks = [m.register_forward_hook(note) for m in parts.modules() if not list(m.children())]
+    parts(x)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def test_the_pooled_stack_of_16_32_64_is_its_source_s() -> None:
+    """Conv2D(16, 32, 64; 3, same, selu), each max-pooled, and Conv2DTranspose(32, valid), (16, same), (1, same), stride 2."""
+    net = backbone((1, 28, 28), Layers(layers=(16, 32, 64), pooling="max", activation="selu", latent=0))
+    encoder, decoder = net.encoder(), net.decoder()
+    x = torch.rand(2, 1, 28, 28)
+    inwards = [(1, 28, 28), (16, 28, 28), (16, 14, 14), (32, 14, 14), (32, 7, 7), (64, 7, 7), (64, 3, 3), (576,)]
+    assert shapes(encoder, x) == inwards
+    assert shapes(decoder, encoder(x)) == [(576,), (64, 3, 3), (32, 7, 7), (16, 14, 14), (1, 28, 28)]
+    back = [m for m in decoder.modules() if isinstance(m, nn.ConvTranspose2d)]
+    assert [(m.kernel_size[0], m.stride[0], m.padding[0], m.output_padding[0]) for m in back] == [(3, 2, 0, 0), (3, 2, 1, 1), (3, 2, 1, 1)]
+    assert [isinstance(m, nn.SELU) for m in decoder] == [False, False, False, True, False, True, False]
+    assert sum(p.numel() for m in (encoder, decoder) for p in m.parameters()) == 160 + 4640 + 18496 + 18464 + 4624 + 145
+
+
+def test_the_denoiser_of_64_32_16_is_its_source_s() -> None:
+    """Conv2D and 2 x 2 pooling, both "same"; Conv2D(16), (32), (64), each upsampled, and Conv2D(1)."""
+    net = backbone((1, 28, 28), Layers(layers=(64, 32, 16), pooling="max_same", upsampling="nearest", latent=0))
+    encoder, decoder = net.encoder(), net.decoder()
+    code = encoder(torch.rand(2, 1, 28, 28))
+    assert code.shape == (2, 16 * 4 * 4)
+    across = [(256,), (16, 4, 4), (16, 7, 7), (32, 7, 7), (32, 14, 14), (64, 14, 14), (64, 28, 28), (1, 28, 28)]
+    assert shapes(decoder, code) == across
+    weights = [p.numel() for m in (encoder, decoder) for p in m.parameters() if p.dim() > 1]
+    assert weights == [9 * a * b for a, b in ((1, 64), (64, 32), (32, 16), (16, 16), (16, 32), (32, 64), (64, 1))]
+
+
+def test_the_network_for_documents_is_its_source_s() -> None:
+    net = backbone((1, 258, 540), Layers(layers=(64,), pooling="max_same", upsampling="nearest", latent=0))
+    encoder, decoder = net.encoder(), net.decoder()
+    code = encoder(torch.rand(1, 1, 258, 540))
+    assert shapes(decoder, code) == [(64 * 129 * 270,), (64, 129, 270), (64, 258, 540), (1, 258, 540)]
+    assert [p.numel() for m in (encoder, decoder) for p in m.parameters() if p.dim() > 1] == [9 * 64, 9 * 64 * 64, 9 * 64]
+
+
+@pytest.mark.parametrize("upsampling", ["transposed", "nearest"])
+def test_traces_of_500_become_16_maps_of_31(upsampling: str) -> None:
+    net = backbone((1, 500), Layers(layers=(64, 64, 32, 16), pooling="max", upsampling=upsampling, latent=0))
+    code = net.encoder()(torch.rand(2, 1, 500))
+    assert code.shape == (2, 16 * 31)
+    lengths = [s[1] for s in shapes(net.encoder(), torch.rand(2, 1, 500)) if len(s) == 2]
+    assert [k for k, _ in itertools.groupby(lengths)] == [500, 250, 125, 62, 31]
+    assert net.decoder()(code).shape == (2, 1, 500)
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("size", [(21,), (9, 10)], ids=str)
+def test_pooling_is_that_of_the_activated_maps(name: str, size: tuple[int, ...]) -> None:
+    """Values and gradients are those of convolution, activation, pooling in the published order, whatever is done first."""
+    torch.manual_seed(0)
+    encoder = backbone((2, *size), Layers(layers=(4, 5), activation=name, pooling="max")).encoder()
+    x = torch.randn(3, 2, *size)
+    convolution, pool = (
+        (nn.functional.conv1d, nn.functional.max_pool1d) if len(size) == 1 else (nn.functional.conv2d, nn.functional.max_pool2d)
+    )
+    y = x
+    for layer in (m for m in encoder if isinstance(m, (nn.Conv1d, nn.Conv2d))):
+        y = pool(ACTIVATIONS[name]()(convolution(y, layer.weight, layer.bias, padding=1)), 2)
+    parameters = list(encoder.parameters())
+    expected = torch.autograd.grad(y.square().sum(), parameters)
+    found = encoder(x)
+    torch.testing.assert_close(found, y.flatten(1))
+    for mine, theirs in zip(torch.autograd.grad(found.square().sum(), parameters), expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(9,), (1, 16), (1, 8, 8)], ids=str)
+def test_a_code_that_is_the_last_layer_is_activated_once(shape: tuple[int, ...]) -> None:
+    layers = Layers(activation="selu", depth=2, width=4, channels=2, latent=0)
+    net, dense = backbone(shape, layers), backbone(shape, dataclasses.replace(layers, latent=1))
+
+    def bends(parts: nn.Module) -> int:
+        return sum(isinstance(m, nn.SELU) for m in parts.modules())
+
+    assert (bends(net.encoder()), bends(net.decoder())) == (2, 1)
+    assert (bends(dense.encoder()), bends(dense.decoder())) == (2, 2)
 
 
 @pytest.mark.parametrize("shape", [(3, 7), (3, 7, 5)], ids=str)
@@ -79,6 +199,8 @@ def test_every_activation_bends(name: str) -> None:
         ({"depth": -1}, "depth=-1"),
         ({"activation": "step"}, "activation='step'"),
         ({"backbone": "resnet"}, "backbone='resnet'"),
+        ({"pooling": True}, "pooling=True: pooling must be one of none, max, max_same"),
+        ({"upsampling": "bilinear"}, "upsampling='bilinear'"),
         ({"layers": (8, 0)}, "layers=(8, 0)"),
         ({"layers": (8, 8), "kernels": (3,)}, "kernels=(3,)"),
         ({"depth": 3, "strides": (2, 2)}, "strides=(2, 2)"),

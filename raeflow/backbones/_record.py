@@ -10,7 +10,7 @@ from torch import nn
 from raeflow.errors import RaeflowError
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    # In place: activations follow only linear maps and convolutions, whose backward passes do not need their outputs.
+    # In place: activations follow only linear maps, convolutions and pooling, whose backward passes do not need their outputs.
     "relu": lambda: nn.ReLU(inplace=True),
     "leaky_relu": lambda: nn.LeakyReLU(0.2, inplace=True),
     "elu": nn.ELU,
@@ -20,6 +20,9 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "identity": nn.Identity,
 }
+
+MONOTONE = ("relu", "leaky_relu", "elu", "selu", "tanh", "identity")
+"""Activations that never fall, so that the largest of a window stays the largest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +48,25 @@ class Layers:
     kernels: tuple[int, ...] = ()
     """Kernel of each convolution, default 3; 0 covers the whole map without padding, others are padded by k // 2."""
     strides: tuple[int, ...] = ()
-    """Stride of each convolution, default 2."""
+    """Stride of each convolution, default 2; under pooling the window's size, while the convolution has stride 1."""
+    pooling: str = "none"
+    """none (convolutions stride), or convolutions of stride 1, each followed by max-pooling over `strides`: max leaves out
+    a last window that the map does not fill (7 to 3 by 2), max_same takes what there is of it (7 to 4)."""
+    upsampling: str = "transposed"
+    """How the decoder enlarges its maps: transposed (a transposed convolution for each convolution), or nearest (a
+    convolution at the code's size, then for each stage each pixel repeated, followed by a convolution of stride 1)."""
     activation: str = "relu"
     """relu, leaky_relu (0.2), elu, selu, gelu, silu, tanh; identity makes the whole network linear."""
     feature_activation: bool = True
-    """Whether the activation also follows the layers next to the code; False leaves them linear."""
+    """Whether the activation also follows the layers next to the code (with latent=0: the code); False leaves them linear."""
 
     def __post_init__(self) -> None:
         self.at_least(1, "width", "channels")
         self.at_least(0, "latent", "depth")
         self.one_of("backbone", ("auto", "mlp", "conv"))
         self.one_of("activation", tuple(ACTIVATIONS))
+        self.one_of("pooling", ("none", "max", "max_same"))
+        self.one_of("upsampling", ("transposed", "nearest"))
         for name, least in (("layers", 1), ("kernels", 0), ("strides", 1)):
             values = getattr(self, name)
             if not isinstance(values, tuple) or not all(isinstance(v, int) and v >= least for v in values):

@@ -28,7 +28,8 @@ def backbone(shape: tuple[int, ...], layers: Layers) -> Backbone:
     def decoder() -> nn.Sequential:
         parts: list[nn.Module] = []
         for index in range(len(sizes) - 1, 0, -1):
-            if index < len(sizes) - 1 or layers.feature_activation:
+            # A code that is the last hidden layer itself (latent=0) brings its activation along.
+            if index < len(sizes) - 1 or (layers.feature_activation and layers.latent):
                 parts.append(activation(layers.activation))
             parts.append(nn.Linear(sizes[index], sizes[index - 1]))
         return nn.Sequential(*parts) if len(shape) == 1 else nn.Sequential(*parts, nn.Unflatten(1, shape))
