@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from mlflow import MlflowClient
+from PIL import Image
 from scipy.stats import norm
 
+from raeflow import Data, Study, Training, pipeline
 from raeflow.errors import RaeflowError
 from raeflow.report import curves, latentplots, rowplots
+from raeflow.report.codec import Codec
+from raeflow.scoring import Summary
+from raeflow.variants._contract import Variant
 
 DICE = np.random.default_rng(0)
 
@@ -236,3 +244,62 @@ def test_the_map_keeps_groups_apart_and_draws_no_more_than_it_may() -> None:
     assert axes.get_aspect() == 1
     plane, kept = latentplots.tsne(codes, most=90)
     assert (plane.shape, len(np.unique(kept))) == ((90, 2), 90)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> pipeline.Outcome:
+    """A study of scikit-learn's digits, over after two epochs, without a search."""
+    home = tmp_path_factory.mktemp("pictures")
+    study = Study(name="tiny", data=Data("digits"), variants=("vae",), training=Training(epochs=2, batch_size=64), home=str(home))
+    session = pipeline.Session(study, say=lambda _line: None)
+    detector = session.calibrate(session.train())
+    session.tracker.finish("FINISHED")
+    summary = Summary(out=str(home), rows=0, alerts=0, fragments=0, skipped=0, seconds=0.0)
+    return pipeline.Outcome(session.study, [], detector, {}, {}, summary, home, "", "", session.splits, session.tracker)
+
+
+def test_a_picture_of_a_study_lies_in_its_folder_and_in_mlflow(tiny: pipeline.Outcome) -> None:
+    codec = Codec.of(tiny.detector)
+    rows = tiny.splits.validate.x[:5]
+    figure = latentplots.reconstructions({"row": codec.scaled(rows), "rebuilt": codec.rebuild(rows)})
+    place = tiny.picture("reconstructions", figure)
+    assert place == tiny.study.folder / "pictures" / "reconstructions.png"
+    client = MlflowClient(f"sqlite:///{tiny.study.folder.parent / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'tiny'")
+    run = tiny.tracker.parent_run_id
+    assert run in [found.info.run_id for found in client.search_runs([experiment.experiment_id])]
+    assert "reconstructions.png" in [artifact.path for artifact in client.list_artifacts(run)]
+    kept = Path(client.download_artifacts(run, "reconstructions.png"))
+    assert kept.read_bytes() == place.read_bytes()
+    assert np.asarray(Image.open(kept)).std() > 10
+
+
+def test_a_codec_is_the_detectors_own_model(tiny: pipeline.Outcome) -> None:
+    codec, rows = Codec.of(tiny.detector), tiny.splits.validate.x[:300]
+    assert len(rows) > 100
+    scaled = codec.scaled(rows)
+    np.testing.assert_array_equal(scaled, tiny.splits.scaling(rows).numpy())
+    codes = codec.encode(rows)
+    assert codes.shape == (len(rows), tiny.detector.members[0].hyper["latent"])
+    np.testing.assert_array_equal(codec.encode(scaled, scaled=True), codes)
+    np.testing.assert_allclose(codec.decode(codes), codec.rebuild(rows), rtol=1e-5, atol=1e-6)
+    errors = ((scaled - codec.rebuild(scaled, scaled=True)) ** 2).reshape(len(rows), -1).mean(1)
+    np.testing.assert_allclose(errors, tiny.detector.score(rows), rtol=1e-4)
+
+
+def test_a_model_without_a_code_is_refused(tiny: pipeline.Outcome) -> None:
+    class Plain(Variant):
+        def optimizers(self):
+            return {}
+
+        def turns(self, batch, progress):
+            yield from ()
+
+        def reconstruct(self, x):
+            return x
+
+        def score(self, x):
+            return x.flatten(1).sum(1)
+
+    with pytest.raises(RaeflowError, match="has no code to draw"):
+        Codec(Plain(), tiny.splits.scaling)

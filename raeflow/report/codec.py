@@ -46,17 +46,17 @@ class Codec:
         """Rows (N, *shape) in the data's units to what the model sees, float32."""
         return self._each(lambda x: x, rows, scale=True)
 
-    def encode(self, rows: Values | torch.Tensor) -> Values:
-        """Rows (N, *shape) in the data's units to codes (N, Z), float32."""
-        return self._each(self.model.encode, rows, scale=True)
+    def encode(self, rows: Values | torch.Tensor, *, scaled: bool = False) -> Values:
+        """Rows (N, *shape) in the data's units, or scaled already, to codes (N, Z), float32."""
+        return self._each(self.model.encode, rows, scale=not scaled)
 
     def decode(self, codes: Values | torch.Tensor) -> Values:
         """Codes (N, Z) to scaled rows (N, *shape), float32."""
         return self._each(self.model.decode, codes, scale=False)
 
-    def rebuild(self, rows: Values | torch.Tensor) -> Values:
-        """Rows (N, *shape) in the data's units to scaled reconstructions (N, *shape), float32."""
-        return self._each(self.model.reconstruct, rows, scale=True)
+    def rebuild(self, rows: Values | torch.Tensor, *, scaled: bool = False) -> Values:
+        """Rows (N, *shape) in the data's units, or scaled already, to scaled reconstructions (N, *shape), float32."""
+        return self._each(self.model.reconstruct, rows, scale=not scaled)
 
     @torch.no_grad()
     def _each(self, call: Callable[[torch.Tensor], torch.Tensor], values: Values | torch.Tensor, *, scale: bool) -> Values:
