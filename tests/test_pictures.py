@@ -6,15 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mlflow import MlflowClient
 from PIL import Image
 from scipy.stats import norm
 
 from raeflow import Data, Study, Training, pipeline
+from raeflow.data.scaling import Scaling, fit_scaling
 from raeflow.errors import RaeflowError
 from raeflow.report import curves, latentplots, rowplots
 from raeflow.report.codec import Codec
 from raeflow.scoring import Summary
+from raeflow.variants import vae
 from raeflow.variants._contract import Variant
 
 DICE = np.random.default_rng(0)
@@ -279,12 +282,21 @@ def test_a_codec_is_the_detectors_own_model(tiny: pipeline.Outcome) -> None:
     assert len(rows) > 100
     scaled = codec.scaled(rows)
     np.testing.assert_array_equal(scaled, tiny.splits.scaling(rows).numpy())
+    np.testing.assert_allclose(codec.natural(scaled), rows.numpy(), atol=1e-6)
     codes = codec.encode(rows)
     assert codes.shape == (len(rows), tiny.detector.members[0].hyper["latent"])
     np.testing.assert_array_equal(codec.encode(scaled, scaled=True), codes)
     np.testing.assert_allclose(codec.decode(codes), codec.rebuild(rows), rtol=1e-5, atol=1e-6)
     errors = ((scaled - codec.rebuild(scaled, scaled=True)) ** 2).reshape(len(rows), -1).mean(1)
     np.testing.assert_allclose(errors, tiny.detector.score(rows), rtol=1e-4)
+
+
+def test_rows_that_were_each_scaled_by_themselves_have_no_units() -> None:
+    codec = Codec(vae.Model((2, 9), vae.Hyper()), Scaling("signal", (2, 9)))
+    with pytest.raises(RaeflowError, match="own mean and std"):
+        codec.natural(np.zeros((3, 2, 9), np.float32))
+    double = Codec(vae.Model((4,), vae.Hyper(latent=2)), fit_scaling("unit", (4,), torch.float32, [torch.tensor([[2.0] * 4, [6.0] * 4])]))
+    np.testing.assert_allclose(double.natural(np.full((3, 4), 0.5, np.float32)), 4.0)
 
 
 def test_a_model_without_a_code_is_refused(tiny: pipeline.Outcome) -> None:

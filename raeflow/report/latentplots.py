@@ -233,7 +233,7 @@ def _sheet(
         for column, x in enumerate(lefts):
             canvas[y : y + high, x : x + wide, :3] = pixels[line, column]
             canvas[y : y + high, x : x + wide, 3] = 1
-    margin = (0.25 + 0.075 * max(map(len, left), default=0), 0.1 + 0.2 * any(top))
+    margin = (0.25 + 0.085 * max(map(len, left), default=0), 0.1 + 0.2 * any(top))
     inch = (cell or min(LARGEST, (WIDTH - margin[0]) / (canvas.shape[1] / wide))) / wide
     figure, (axes,) = figure_of(1, (canvas.shape[1] * inch + margin[0], canvas.shape[0] * inch + margin[1]), whole=True)
     axes.imshow(canvas, interpolation="auto")
