@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +14,10 @@ from torch import nn
 from raeflow.backbones import ACTIVATIONS, KINDS, Layers, backbone
 from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling
+from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
-from raeflow.study import Training
+from raeflow.study import Calibration, Training
 from raeflow.training import fit
-from raeflow.variants import autoencoder
 
 SHAPES = [(1,), (12,), (1, 1), (1, 64), (2, 37), (3, 5), (1, 28, 28), (3, 17, 13), (1, 1, 1), (2, 1, 9)]
 
@@ -304,23 +306,21 @@ def test_a_critic_may_be_recurrent() -> None:
     assert "loss_encoder" in fitted.history[-1]
 
 
-@pytest.mark.filterwarnings("ignore:The tensor attributes .*_flat_weights")  # torch's own LSTM keeps its weights in a list too
 @pytest.mark.parametrize("shape", [(6,), (2, 9), (1, 6, 5)], ids=str)
 @pytest.mark.parametrize(
-    "values", [{"backbone": "recurrent"}, {"pooling": "max"}, {"pooling": "max_same", "upsampling": "nearest"}], ids=str
+    "values", [{"backbone": "recurrent"}, {"backbone": "auto", "pooling": "max_same", "upsampling": "nearest"}], ids=str
 )
-def test_a_network_is_exported_for_batches_of_any_size(shape: tuple[int, ...], values: dict[str, str]) -> None:
-    model = autoencoder.Model(shape, autoencoder.Hyper(**values)).eval().requires_grad_(False)
-
-    class Score(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.model.score(x)
-
-    program = torch.export.export(Score(), (torch.rand(2, *shape),), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)).module()
+def test_a_detector_of_any_network_is_saved_and_exported(shape: tuple[int, ...], values: dict[str, str], tmp_path: Path) -> None:
+    rows = torch.rand(40, *shape, generator=torch.Generator().manual_seed(0))
+    spec = RowSpec(("row",), "list", shape, "float32")
+    splits = Splits(spec, fit_scaling("unit", shape, rows.dtype, [rows]), Rows(rows), Rows(rows[:8]), Rows(rows), None)
+    fitted = fit("autoencoder", {**values, "depth": 2, "width": 6, "channels": 3, "latent": 2}, splits, Training(epochs=1, batch_size=20))
+    detector = Detector.assemble([fitted], splits, Calibration())
+    expected = torch.from_numpy(detector.score(rows))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        program = torch.export.load(detector.export(tmp_path / "program.pt2")).module()
     for count in (1, 5):
-        x = torch.rand(count, *shape)
-        torch.testing.assert_close(program(x), model.score(x))
+        torch.testing.assert_close(program(rows[:count]), expected[:count], rtol=1e-4, atol=1e-6)
+    again = Detector.load(detector.save(tmp_path / "detector"), device="cpu")
+    assert torch.equal(torch.from_numpy(again.score(rows)), expected)

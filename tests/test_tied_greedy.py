@@ -19,6 +19,7 @@ from raeflow.study import Training
 from raeflow.training import Run, fit, scores
 from raeflow.variants import autoencoder, greedy, tied
 from raeflow.variants._contract import Batch
+from raeflow.variants._tied import Transposed
 
 NETWORKS: list[tuple[tuple[int, ...], dict[str, Any]]] = [
     ((12,), {"layers": (9, 5), "latent": 3}),
@@ -49,7 +50,7 @@ def untied(made: tied.Model, shape: tuple[int, ...]) -> autoencoder.Model:
     plain = autoencoder.Model(shape, autoencoder.Hyper(**dataclasses.asdict(made.rebuild)))
     plain.encoder.load_state_dict(made.encoder.state_dict())
     maps, mirrors = ([m for m in half.modules() if isinstance(m, LINEAR)] for half in (plain.encoder, plain.decoder))
-    own = [m for m in made.decoder.modules() if isinstance(m, tied.Transposed)]
+    own = [m for m in made.decoder.modules() if isinstance(m, Transposed)]
     with torch.no_grad():
         for source, mirror, one in zip(reversed(maps), mirrors, own, strict=True):
             mirror.weight.copy_(source.weight.t() if isinstance(source, nn.Linear) else source.weight)
@@ -206,17 +207,17 @@ def digits(shape: tuple[int, ...]) -> Splits:
 def test_the_stack_rebuilds_before_fine_tuning_and_better_after_it(shape: tuple[int, ...]) -> None:
     """Held-out digits: error of the mean row, of the stack as trained layer by layer, and after as many epochs again."""
     splits = digits(shape)
-    stack = {"layers": (32, 16), "latent": 8, "activation": "tanh", "lr": 5e-3}
-    plan = Training(epochs=24, batch_size=32, patience=None, device="cpu")
+    stack = {"layers": (32, 16) if len(shape) == 1 else (8, 16), "latent": 8, "activation": "tanh", "lr": 5e-3}
+    plan = Training(epochs=16, batch_size=32, patience=None, device="cpu")
     alone = Run("greedy", {**stack, "fine_tuning": 0.0}, splits, plan)
     untrained = scores(alone.model, alone.scaling, splits.validate).mean()
     for _ in alone.epochs():
         pass
     layered = scores(alone.model, alone.scaling, splits.validate).mean()
-    longer = fit("greedy", {**stack, "fine_tuning": 0.5}, splits, dataclasses.replace(plan, epochs=48)).history[-1]["validation_loss"]
+    longer = fit("greedy", {**stack, "fine_tuning": 0.5}, splits, dataclasses.replace(plan, epochs=32)).history[-1]["validation_loss"]
     x, held = (splits.scaling(part.x) for part in (splits.train, splits.validate))
     nothing = (held - x.mean(0)).square().mean()
-    assert layered < 0.6 * nothing < nothing < untrained
+    assert layered < 0.8 * nothing < nothing < untrained
     assert longer < 0.9 * layered
 
 

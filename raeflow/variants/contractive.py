@@ -26,7 +26,7 @@ from raeflow.backbones import ACTIVATIONS, Backbone, activation
 from raeflow.errors import RaeflowError
 from raeflow.variants import _rebuild
 from raeflow.variants._contract import Batch, Shape
-from raeflow.variants.tied import tie
+from raeflow.variants._tied import tie
 
 _EXACT_UP_TO = 4  # codes, for which `auto` takes a backward pass each
 _ELEMENTWISE: tuple[type[nn.Module], ...] = (nn.Sigmoid, *(type(activation(name)) for name in ACTIVATIONS))
