@@ -207,6 +207,17 @@ def test_the_corners_are_the_four_codes_and_the_middle_is_their_mean() -> None:
     places = {t.get_text(): t.xy for t in figure.axes[0].texts}
     assert places["a"] < places["b"]
     assert places["b"][1] < places["d"][1]
+    assert drawn(figure).shape == (12, 12, 4)
+
+
+def test_the_rows_of_the_corners_stand_outside_of_them() -> None:
+    rows = np.arange(4)[:, None, None, None] / 4 + np.zeros((4, 1, 4, 4))
+    sheet = drawn(latentplots.latent_corners(squares, DICE.random((4, 6)), side=3, rows=rows))
+    assert sheet.shape == (12, 4 + 2 + 12 + 2 + 4, 4)
+    for number, (y, x) in enumerate([(0, 0), (0, -1), (-1, 0), (-1, -1)]):
+        assert (sheet[y, x] == [number / 4] * 3 + [1]).all()
+    assert not sheet[4:8, :6].any()
+    assert sheet[4:8, 6:18, 3].all()
 
 
 def test_codes_and_decoders_of_other_shapes_are_refused() -> None:
@@ -222,6 +233,7 @@ def test_codes_and_decoders_of_other_shapes_are_refused() -> None:
         (lambda: latentplots.latent_plane(squares, latent=1), r"across=\(0, 1\)"),
         (lambda: latentplots.latent_corners(squares, np.zeros((3, 2))), r"got \(3, 2\)"),
         (lambda: latentplots.latent_corners(squares, np.zeros((4, 2)), names=["a"]), "1 names"),
+        (lambda: latentplots.latent_corners(squares, np.zeros((4, 2)), rows=np.zeros((3, 1, 4, 4))), r"shape \(3, 1, 4, 4\)"),
         (lambda: latentplots.latent_map(np.zeros((9, 1))), r"got \(9, 1\)"),
         (lambda: latentplots.latent_map(np.zeros((9, 2)), np.zeros(8)), r"\(8,\) for 9 codes"),
         (lambda: latentplots.latent_map(np.ones((9, 2))), "all the same"),
