@@ -91,11 +91,11 @@ def test_every_token_is_hidden_and_visible_in_every_round(shape: tuple[int, ...]
 
 
 def test_quarters_that_divide_the_row_are_a_partition_of_it() -> None:
-    order = masked.covering(16, 4, 8)
+    order = _transformer.covering(16, 4, 8)
     assert order.shape == (8, 16)
     for quarters in order[:, :4].split(4):
         assert quarters.flatten().sort().values.tolist() == list(range(16))
-    assert torch.equal(order, masked.covering(16, 4, 8)), "the masks are always the same"
+    assert torch.equal(order, _transformer.covering(16, 4, 8)), "the masks are always the same"
 
 
 @each_shape
@@ -213,17 +213,17 @@ def test_the_learning_rate_follows_progress_alone() -> None:
     assert all(group["betas"] == (0.9, 0.95) for group in optimizer.param_groups)
 
 
-def test_attention_is_that_of_torch() -> None:
+def test_a_block_is_that_of_torch() -> None:
     block, x = _transformer.Block(24, 4, "gelu"), rows((7, 24))
-    theirs = nn.MultiheadAttention(24, 4, batch_first=True)
-    theirs.load_state_dict({"in_proj_weight": block.inputs.weight, "in_proj_bias": block.inputs.bias,
-                            "out_proj.weight": block.outputs.weight, "out_proj.bias": block.outputs.bias})  # fmt: skip
-    torch.testing.assert_close(block.attention(x), theirs(x, x, x, need_weights=False)[0])
+    for bias in (block.query_bias, block.value_bias):
+        nn.init.normal_(bias)
+    bias = torch.cat([block.query_bias, torch.randn(24), block.value_bias])  # a bias of the keys has no effect
     layer = nn.TransformerEncoderLayer(24, 4, 96, 0.0, nn.functional.gelu, 1e-6, batch_first=True, norm_first=True)
-    names = {"self_attn.in_proj_": "inputs.", "self_attn.out_proj.": "outputs.", "linear1.": "mlp.0.", "linear2.": "mlp.2.",
+    names = {"self_attn.out_proj.": "outputs.", "linear1.": "mlp.0.", "linear2.": "mlp.2.",
              "norm1.": "attention_norm.", "norm2.": "mlp_norm."}  # fmt: skip
     state = block.state_dict()
-    layer.load_state_dict({f"{one}{kind}": state[f"{two}{kind}"] for one, two in names.items() for kind in ("weight", "bias")})
+    named = {f"{one}{kind}": state[f"{two}{kind}"] for one, two in names.items() for kind in ("weight", "bias")}
+    layer.load_state_dict({**named, "self_attn.in_proj_weight": block.inputs.weight, "self_attn.in_proj_bias": bias})
     torch.testing.assert_close(block(x), layer(x))
 
 

@@ -3,12 +3,13 @@
 Tokens are patches of an image, patches of steps of a signal, or the columns of a table. Blocks are those of the
 vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929): layer norm first, then attention or MLP, then the sum.
 
-Shapes: B rows of a batch, N tokens of a row, P values of a token, W width; x_B* is (B, F), (B, C, L) or (B, C, H, W).
+Shapes: B rows of a batch, N tokens of a row, P values of a token, W width, K masks; x_B* is (B, F), (B, C, L) or (B, C, H, W).
 """
 
 from __future__ import annotations
 
 import math
+import random
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from raeflow.backbones import activation
 
 EPSILON = 1e-6
 """Of the layer norms, as in the vision transformer (torch's own default is 1e-5)."""
+
+_SEED = 2111_06377
+"""Of the score's masks, which are the same for every model of a shape."""
 
 
 class Cut(nn.Module):
@@ -94,24 +98,33 @@ class Columns(nn.Module):
 
 
 class Block(nn.Module):
-    """(B, N, W) -> (B, N, W): x + attention(norm(x)), then x + mlp(norm(x)), the MLP four times as wide."""
+    """(B, N, W) -> (B, N, W): x + attention(norm(x)), then x + mlp(norm(x)), the MLP four times as wide.
+
+    Queries and values have a bias. One of the keys would add the same to all logits of a query, which softmax takes out
+    again; its gradient is rounding alone, which Adam would make steps of (left out as in BEiT, Bao et al. 2022).
+    """
 
     def __init__(self, width: int, heads: int, nonlinearity: str) -> None:
         super().__init__()
         self.heads = dividing(width, heads)
         self.attention_norm = nn.LayerNorm(width, EPSILON)
-        self.inputs = nn.Linear(width, 3 * width)
+        self.inputs = nn.Linear(width, 3 * width, bias=False)
+        self.query_bias = nn.Parameter(torch.zeros(width))
+        self.value_bias = nn.Parameter(torch.zeros(width))
         self.outputs = nn.Linear(width, width)
         self.mlp_norm = nn.LayerNorm(width, EPSILON)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), activation(nonlinearity), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.attention_norm(x))
-        return x + self.mlp(self.mlp_norm(x))
+        tokens: Tensor = x + self.mlp(self.mlp_norm(x))
+        return tokens
 
     def attention(self, x: Tensor) -> Tensor:
         """Multi-head self-attention over all tokens given."""
-        query, key, value = self.inputs(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = torch.cat([self.query_bias, torch.zeros_like(self.query_bias), self.value_bias])
+        whole = functional.linear(x, self.inputs.weight, bias).reshape(*x.shape[:2], 3, self.heads, x.shape[2] // self.heads)
+        query, key, value = whole.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = functional.scaled_dot_product_attention(query, key, value)
         attended: Tensor = self.outputs(mixed.transpose(1, 2).flatten(2))
         return attended
@@ -146,4 +159,25 @@ def initialise(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.Linear) and not isinstance(part, Patches):
             nn.init.xavier_uniform_(part.weight)
-            nn.init.zeros_(part.bias)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def visible(tokens: int, mask_ratio: float) -> int:
+    """Tokens that stay visible: 1 - mask_ratio of them, rounded up, but never all; of a single token none."""
+    return min(tokens - 1, math.ceil(round(tokens * (1 - mask_ratio), 6)))
+
+
+def covering(tokens: int, seen: int, least: int) -> Tensor:
+    """(K, N) int64: for each of K >= `least` fixed masks the tokens, the `seen` visible ones first.
+
+    Masks come in rounds, each over one random order of the tokens: the visible ones are a window that moves through
+    the order in equal steps, by so few masks that each token is visible and hidden at least once in every round. Where
+    `seen` divides `tokens`, the visible quarters (say) of a round are a partition of the row.
+    """
+    if not seen:
+        return torch.zeros(1, tokens, dtype=torch.int64)
+    dice = random.Random(_SEED)  # noqa: S311 - its random() is the same in all versions of Python; torch's dice promise no such thing
+    masks = max(-(-tokens // seen), -(-tokens // (tokens - seen)))
+    rounds = [torch.tensor(sorted(range(tokens), key=lambda _: dice.random())) for _ in range(-(-least // masks))]
+    return torch.stack([order.roll(-(k * tokens // masks)) for order in rounds for k in range(masks)])

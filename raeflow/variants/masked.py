@@ -13,7 +13,6 @@ widths of encoder and decoder, Z codes of a token; x_B* is (B, F), (B, C, L) or 
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +26,6 @@ from raeflow.errors import RaeflowError
 from raeflow.variants import _transformer
 from raeflow.variants._contract import Batch, Shape, Variant
 
-_SEED = 2111_06377
-"""Of the score's masks, which are the same for every model of a shape."""
 _TOKENS = {"cpu": 1 << 12, "cuda": 1 << 20}
 """Tokens that go through the network at a time when rows are scored: on a CPU what its caches hold."""
 
@@ -118,32 +115,12 @@ def side(shape: Shape) -> int:
     return max(1, min(max(2, -(-max(shape[1:]) // 8)), max(shape[1:]) // 2, 16))
 
 
-def visible(tokens: int, mask_ratio: float) -> int:
-    """Tokens that stay visible: 1 - mask_ratio of them, rounded up, but never all; of a single token none."""
-    return min(tokens - 1, math.ceil(round(tokens * (1 - mask_ratio), 6)))
-
-
-def covering(tokens: int, seen: int, least: int) -> Tensor:
-    """(K, N) int64: for each of K >= `least` fixed masks the tokens, the `seen` visible ones first.
-
-    Masks come in rounds, each over one random order of the tokens: the visible ones are a window that moves through
-    the order in equal steps, by so few masks that each token is visible and hidden at least once in every round. Where
-    `seen` divides `tokens`, the visible quarters (say) of a round are a partition of the row.
-    """
-    if not seen:
-        return torch.zeros(1, tokens, dtype=torch.int64)
-    dice = random.Random(_SEED)  # noqa: S311 - its random() is the same in all versions of Python; torch's dice promise no such thing
-    masks = max(-(-tokens // seen), -(-tokens // (tokens - seen)))
-    rounds = [torch.tensor(sorted(range(tokens), key=lambda _: dice.random())) for _ in range(-(-least // masks))]
-    return torch.stack([order.roll(-(k * tokens // masks)) for order in rounds for k in range(masks)])
-
-
 class Model(Variant):
     """Encoder of visible tokens, decoder of all; a row of a single token is told by a learnt constant."""
 
     overcomplete = True
     order: Tensor
-    """(K, N): the score's masks, as `covering` makes them."""
+    """(K, N): the score's masks, as `_transformer.covering` makes them."""
     mean: Tensor
     """(C, 1, ...): of each channel of the first batch; of all columns together for tables."""
     deviation: Tensor
@@ -169,8 +146,8 @@ class Model(Variant):
         self.decoder = _transformer.blocks(hyper.decoder_depth, narrow, hyper.heads, hyper.activation)
         self.predict = nn.Linear(narrow, values)
         _transformer.initialise(self)
-        self.seen = visible(tokens, hyper.mask_ratio)
-        self.register_buffer("order", covering(tokens, self.seen, hyper.score_masks), persistent=False)
+        self.seen = _transformer.visible(tokens, hyper.mask_ratio)
+        self.register_buffer("order", _transformer.covering(tokens, self.seen, hyper.score_masks), persistent=False)
         per_channel = (1,) if len(shape) == 1 else (shape[0], *(1 for _ in shape[1:]))
         self.register_buffer("mean", torch.zeros(per_channel))
         self.register_buffer("deviation", torch.ones(per_channel))
