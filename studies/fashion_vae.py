@@ -5,12 +5,17 @@ layer of 32, a code of 2, Bernoulli pixels, batches of 16. Its loss is the mean 
 mean over both codes of twice the KL divergence, which for the sum over 784 pixels is a KL weight of 5e-4 x 784 = 0.392.
 The dense layer is written as a convolution over the whole map, which it is. What differs: the decoder mirrors the
 encoder (the source's has one dense layer and two transposed convolutions), Adam in place of RMSprop, the code's spread
-is the same exp(log-variance / 2) in draw and divergence, and one row in six is trained on, so that one core is enough.
+is the same exp(log-variance / 2) in draw and divergence, and one row in six is trained on for 4 epochs (the source names
+none), so that one core is enough.
 
 The source shows pictures: transitions between shoes, bags and clothes over the plane of codes, and clusters by class.
 This study draws the same from its own run, and puts numbers beside them.
 
     raeflow study fashion_vae
+
+Measured on 2 cores that five other runs shared: 14 min, 549 s of them training. Negative lower bound 263.47 a row,
+mean squared error 0.03113; 15 neighbours in the plane name the right kind of 66.3 % of test rows, against 55.5 % in the
+plane of two principal components (boots 87 %, trousers 81 %, but shirts 16 %: they lie among coats and pullovers).
 """
 
 from __future__ import annotations

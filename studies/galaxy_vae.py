@@ -28,7 +28,7 @@ STUDY = Study(
     data=Data("galaxies_efigi", scaling="global"),
     variants=("vae",),
     search=Search(trials=1, selection="validation_loss"),
-    training=Training(epochs=70, batch_size=32, patience=15),
+    training=Training(epochs=50, batch_size=32, patience=12),
     calibration=Calibration(method="quantile", quantile=0.99),
     hyper={
         "vae": {
