@@ -287,3 +287,10 @@ def test_nonsense_is_refused_with_its_value(shape: tuple[int, ...], values: dict
     with pytest.raises(RaeflowError) as refusal:
         masked.Model(shape, masked.Hyper(**values))
     assert said in str(refusal.value)
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (2, 1, 1)], ids=str)
+def test_rows_that_no_patch_divides_are_told_by_a_constant_too(shape: tuple[int, ...]) -> None:
+    made = model(shape)
+    assert made.seen == 0
+    assert made.score(rows(shape)).shape == (5,)

@@ -107,12 +107,12 @@ def space(trial: Any, shape: Shape) -> Hyper:
 
 
 def side(shape: Shape) -> int:
-    """Side of a patch: about 8 x 8 of them for images (at most 16, the paper's side, from 128 pixels on), 32 for signals."""
+    """Side of a patch: about 4 x 4 of them for images up to 64 pixels (beyond, the paper's side of 16), 32 for signals."""
     if len(shape) == 1:
         return 1
     if len(shape) == 2:
         return max(1, min(-(-shape[1] // 32), shape[1] // 4))
-    return max(1, min(max(2, -(-max(shape[1:]) // 8)), max(shape[1:]) // 2, 16))
+    return max(1, min(max(2, -(-max(shape[1:]) // 4)), max(shape[1:]) // 2, 16))
 
 
 class Model(Variant):
@@ -133,7 +133,7 @@ class Model(Variant):
         self.hyper = hyper
         self.cut = _transformer.Cut(shape, hyper.patch or side(shape))
         tokens, values, width = self.cut.tokens, self.cut.values, hyper.width
-        if tokens == 1 and math.prod(shape) > 1:
+        if tokens == 1 and max(self.cut.size) > 1:
             raise RaeflowError(f"patch={hyper.patch}: rows of shape {shape} are one patch, of which nothing could stay visible")
         if hyper.normalise_patches and values == 1:
             raise RaeflowError(f"normalise_patches=True: tokens of rows of shape {shape} hold one value, which would always be 0")
