@@ -140,9 +140,13 @@ class Model(_rebuild.Rebuilder):
     def _closed_form(linear: nn.Linear, follows: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
         """|J|^2 = sum_j phi'(a_j)^2 |W_j|^2 (Rifai et al. 2011, section 3)."""
         a_BZ: Tensor = linear(x.flatten(1))
-        z_BZ: Tensor = follows(a_BZ.clone())  # some functions work in place
+        norms_Z = linear.weight.square().sum(1)
+        if [type(part) for part in follows] == [nn.Sigmoid]:  # phi' = phi (1 - phi), without a pass through the graph
+            z_BZ: Tensor = follows(a_BZ)
+            return z_BZ, (z_BZ * (1 - z_BZ)).square() @ norms_Z
+        z_BZ = follows(a_BZ.clone())  # some functions work in place
         (slope_BZ,) = torch.autograd.grad(z_BZ.sum(), a_BZ, create_graph=True)
-        return z_BZ, slope_BZ.square() @ linear.weight.square().sum(1)
+        return z_BZ, slope_BZ.square() @ norms_Z
 
 
 def _pulled_back(z_BZ: Tensor, x: Tensor, v_BZ: Tensor) -> Tensor:
