@@ -42,7 +42,7 @@ STUDY = Study(
     variants=("autoencoder",),
     search=Search(trials=1, selection="validation_loss"),
     training=Training(epochs=10, batch_size=32, patience=None),
-    hyper={"autoencoder": STACK},
+    hyper={"autoencoder": {**STACK, "kernels": (), "strides": (), "feature_activation": True}},
     refit=False,
 )
 
