@@ -25,7 +25,7 @@ from raeflow.study import Training
 from raeflow.training import Diverged, Run, fit, scores
 from raeflow.variants._contract import Batch, Variant
 
-NAMES = ("autoencoder", "vae", "wgan_gp")
+NAMES = variants.names()
 SHAPES = [(64,), (1, 64), (1, 8, 8)]
 each_variant = pytest.mark.parametrize("name", variants.names())
 
