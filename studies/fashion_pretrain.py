@@ -6,6 +6,11 @@ Both get the same rows, the same 100 of the 500 to stop early by and to choose t
 rates to choose from, and the same epochs; the whole train split takes part in the pretraining, the test split in none.
 
     raeflow study fashion_pretrain
+
+Measured on 2 shared cores at a load of 6: 6 min 25 s. Test accuracy over five draws of the 500 labels: pretrained 76.58 %
+(std 1.75), from scratch 74.31 % (std 2.51), gain +2.27 points (std 1.97; -0.53 to +4.81). Paired t = 2.58 with 4 degrees of
+freedom, where 2.78 would be significant at 5 %: a likely gain, not a proven one. All five start from one pretraining.
+Masking was preferred to Gaussian noise after a trial on two other draws, which looked at 2,000 of the test rows.
 """
 
 from __future__ import annotations
@@ -64,7 +69,7 @@ def conclude(outcome: Outcome) -> str:
         torch.manual_seed(draw)
         pair = [best_of_rates(model, learn, held_out, test) for model in (trained(outcome), untrained(outcome))]
         pairs.append([share for share, _ in pair])
-        told = "".join(f"{100 * share:11.2f} % ({rate:g})" for share, rate in pair)
+        told = "".join(f"{100 * share:10.2f} % {f'({rate:g})':>8}" for share, rate in pair)
         lines.append(f"  {draw:<8}{told}{100 * (pair[0][0] - pair[1][0]):+10.2f}")
     columns = [[p for p, _ in pairs], [s for _, s in pairs], [p - s for p, s in pairs]]
     mean = [100 * statistics.mean(c) for c in columns]
@@ -75,8 +80,8 @@ def conclude(outcome: Outcome) -> str:
             f"{len(test[1]):,} rows to test",
             f"  {'labels':8}{'pretrained (rate)':>21}{'from scratch (rate)':>21}{'gain':>10}",
             *lines,
-            f"  {'mean':8}{mean[0]:11.2f} %{mean[1]:19.2f} %{mean[2]:+18.2f}",
-            f"  {'std':8}{spread[0]:11.2f}  {spread[1]:19.2f}  {spread[2]:18.2f}",
+            f"  {'mean':8}{mean[0]:10.2f} %{mean[1]:19.2f} %{mean[2]:+19.2f}",
+            f"  {'std':8}{spread[0]:10.2f}  {spread[1]:19.2f}  {spread[2]:19.2f}",
             f"  paired t of the gain over {DRAWS} draws: {mean[2] / (spread[2] / DRAWS**0.5):.2f}",
         ]
     )
