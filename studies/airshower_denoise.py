@@ -15,9 +15,10 @@ filter that knows the very pulse it looks for, which no denoiser does.
 
 Measured on one of 2 shared cores: 101 s for the realistic network, then 3 min 26 s. At a ratio of 3: uniform 96.1 %,
 cosine 100.0 %, realistic 57.8 %; realistic noise reaches the source's 69 % between 3 (57.8 %) and 4 (85.8 %). What this
-metric hides: under realistic and uniform noise the peak of the noisy trace itself is as good or better (60.8 % and
-99.6 % at 3), since the largest sample of a pulse stands out of bounded noise before any filter; what the denoiser adds is
-the pulse's form and spectrum. Read as a height within 2 %, hardly any peak is right (1.3 %, 4.6 % and 6.2 % at 3).
+metric hides: under realistic and uniform noise the peak of the noisy trace itself is the better guess of the place
+(60.8 % and 99.6 % at 3), since uniform noise is bounded and the realistic one fills the very band of the pulses; what the
+denoiser adds is the pulse's form and spectrum. Read as a height within 2 %, hardly any peak is right (1.3 %, 4.6 % and
+6.2 % at 3).
 """
 
 from __future__ import annotations
