@@ -9,6 +9,9 @@ be two steps an epoch. So a batch is two pages (280,000 pixels, of which the gra
 in 40 epochs as batches of 16 in 280, at an eighth of the cost; the learning rate is 3e-3 instead of 1e-3.
 
     raeflow study documents_denoise
+
+Measured on one of 2 shared cores: 6 min 49 s, of which 40 epochs took 358 s. RMSE of the 12 held-out pages 0.1616 noisy,
+0.0547 cleaned; PSNR 16.15 and 25.28 dB, SSIM 0.8424 and 0.9730. The last epoch was still the best one.
 """
 
 from __future__ import annotations
