@@ -11,6 +11,21 @@ So that one core is enough, a quarter of the 70,000 rows trains (for one class: 
 4,000 rows are judged.
 
     raeflow study codings
+
+Measured on 2 cores that other runs shared: 6 min 17 s.
+
+                    validation MSE  parameters  CPU seconds  mean activation    AUROC
+    linear                 0.01599      47,854          4.4            0.456   0.9043
+    stacked                0.01343     163,814          6.8            4.118   0.9091
+    tied                   0.01302      82,414          6.2            4.297   0.9124
+    greedy                 0.01291     163,814          5.2            6.002   0.9076
+    recurrent              0.01674     123,468         72.2            0.542   0.8920
+    dropout                0.01550     163,814          7.0            3.250   0.9067
+    sparse, L1             0.01656     218,084          7.9            0.013   0.9030
+    sparse, KL             0.01930     218,084          8.1            0.100   0.9023
+
+Tying halves the weights and loses nothing; training greedily costs less and ends lower. One seed, so AUROCs that differ by
+a few thousandths are alike. The recurrent one is still learning after 10 epochs.
 """
 
 from __future__ import annotations
