@@ -23,7 +23,8 @@ slow: $(VENV)/.tested
 	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/.tested
-	for b in selection score_speed train_speed search_overhead; do $(BIN)/python benchmarks/$$b.py || exit 1; done
+	for b in selection score_speed train_speed variant_speed search_overhead; do $(BIN)/python benchmarks/$$b.py || exit 1; done
+	$(BIN)/python benchmarks/detection.py --quick --processes 2 --out runs/bench/detection_quick.jsonl
 
 setup: $(VENV)/.tested
 

@@ -34,6 +34,7 @@ from variant_speed_loops import LOOPS, train
 from raeflow import variants
 from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling
+from raeflow.errors import RaeflowError
 from raeflow.study import Training
 from raeflow.training import Run
 
@@ -44,12 +45,13 @@ EPOCHS = 6  # enough for every variant's phases to have whole epochs of their ow
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Rows of one kind, a backbone and a batch size."""
+    """Rows of one kind, a batch size, and the network."""
 
     read: Callable[[Path], Tensor]
     scaling: str
     batch: int
-    backbone: str
+    network: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Hyperparameters in place of the published ones, where the variant's published network is of another kind."""
 
 
 def images(folder: Path) -> Tensor:
@@ -67,29 +69,29 @@ def signals(folder: Path) -> Tensor:
     return torch.from_numpy(column.flatten().to_numpy().reshape(len(column), 1, -1).copy()).to(torch.float32)
 
 
+PLAIN: dict[str, Any] = {"kernels": (), "strides": (), "feature_activation": True}
 CASES = {
-    "table": Case(table, "standard", 256, "auto"),
-    "image": Case(images, "unit", 64, "auto"),
-    "dense image": Case(images, "unit", 256, "mlp"),
-    "signal": Case(signals, "global", 64, "auto"),
-    "recurrent signal": Case(signals, "global", 64, "recurrent"),
+    "table": Case(table, "standard", 256),
+    "image": Case(images, "unit", 64),
+    "dense image": Case(images, "unit", 256, {**PLAIN, "backbone": "mlp", "layers": (128, 64)}),
+    "conv image": Case(images, "unit", 64, {**PLAIN, "backbone": "conv", "layers": (16, 32)}),
+    "pooled image": Case(images, "unit", 64, {**PLAIN, "backbone": "conv", "layers": (16, 32), "pooling": "max"}),
+    "signal": Case(signals, "global", 64),
+    "recurrent signal": Case(signals, "global", 64, {**PLAIN, "backbone": "recurrent", "layers": (32,)}),
 }
 
 
-def hyper_of(variant: str, shape: tuple[int, ...], kind: str) -> Any:
-    """The published values for this shape, on another backbone where the case asks for one; None where that is no other network."""
-    from raeflow.backbones import KINDS
-
+def hyper_of(variant: str, shape: tuple[int, ...], network: dict[str, Any]) -> Any:
+    """The published values for this shape, with the case's network where it has one; None where that is no other, or is refused."""
     published = variants.get(variant).published(shape)
-    if kind == "auto":
+    if not network:
         return published
-    own = published.backbone if published.backbone != "auto" else ("mlp" if len(shape) == 1 else "conv")
-    if kind not in KINDS or own == kind:
+    own = published.backbone if published.backbone != "auto" else "conv"
+    if own == network["backbone"] and "pooling" not in network:
         return None
-    layers = {"mlp": (128, 64), "recurrent": (32,)}[kind]
     try:
-        return dataclasses.replace(published, backbone=kind, layers=layers, kernels=(), strides=(), feature_activation=True)
-    except (TypeError, ValueError):  # a variant with a network of its own
+        return dataclasses.replace(published, **network)
+    except RaeflowError:  # a variant that only takes networks of its own
         return None
 
 
@@ -175,7 +177,7 @@ def main() -> int:
     for name in asked.cases:
         case, rows = CASES[name], CASES[name].read(Path(folder))
         for variant in asked.variants:
-            hyper = hyper_of(variant, tuple(rows.shape[1:]), case.backbone)
+            hyper = hyper_of(variant, tuple(rows.shape[1:]), case.network)
             if hyper is None or variant in unknown:
                 continue
             m = measure(variant, hyper, rows, case, rounds, seconds)

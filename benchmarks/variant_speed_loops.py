@@ -1,11 +1,12 @@
 """The plainest torch loops, one for each variant, that `variant_speed.py` compares with.
 
-Each entry of `LOOPS` takes the variant's untrained network and its hyperparameters, and gives the optimiser (or
-several) and the function that takes one step on a batch `x` (B, *shape). `progress` in [0, 1) is the share of training done.
+Each entry of `LOOPS` takes the variant's untrained network and its published hyperparameters, and gives the function
+that takes one step on a batch `x` (B, *shape). `progress` in [0, 1) is the share of training done.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -44,13 +45,100 @@ def squashed(logits: Tensor, output: str) -> Tensor:
     return torch.sigmoid(logits) if output == "sigmoid" else logits
 
 
+def misfit(logits: Tensor, x: Tensor, hyper: Any) -> Tensor:
+    if hyper.loss == "bce":
+        return functional.binary_cross_entropy_with_logits(logits, x)
+    return functional.mse_loss(squashed(logits, hyper.output), x)
+
+
 def autoencoder(model: Any, hyper: Any) -> Step:
     optimizer = torch.optim.Adam(model.parameters(), lr=hyper.lr)
-    output = hyper.output
+    return lambda x, progress: descend(optimizer, misfit(model.decoder(model.encode(x)), x, hyper))  # noqa: ARG005
+
+
+def denoising(model: Any, hyper: Any) -> Step:
+    optimizer = torch.optim.Adam(model.parameters(), lr=hyper.lr)
 
     def step(x: Tensor, progress: float) -> float:  # noqa: ARG001
-        rebuilt = squashed(model.decoder(model.encoder(x)), output)
-        return descend(optimizer, functional.mse_loss(rebuilt, x))
+        noisy = functional.dropout(x, hyper.amount)
+        return descend(optimizer, misfit(model.decoder(model.encode(noisy)), x, hyper))
+
+    return step
+
+
+def sparse(model: Any, hyper: Any) -> Step:
+    optimizer = torch.optim.Adam(model.parameters(), lr=hyper.lr)
+
+    def step(x: Tensor, progress: float) -> float:  # noqa: ARG001
+        z = model.encode(x)
+        rho, mean = hyper.activity, z.mean(0)
+        penalty = (rho * torch.log(rho / mean) + (1 - rho) * torch.log((1 - rho) / (1 - mean))).sum()
+        return descend(optimizer, misfit(model.decoder(z), x, hyper) + hyper.kl * penalty)
+
+    return step
+
+
+def contractive(model: Any, hyper: Any) -> Step:
+    optimizer = torch.optim.Adam(model.parameters(), lr=hyper.lr)
+    layers = [part for part in model.encoder if not isinstance(part, nn.Flatten)]
+
+    def penalised(x: Tensor) -> tuple[Tensor, Tensor]:
+        if len(layers) == 1 and isinstance(layers[0], nn.Linear):  # the paper's one layer of sigmoids
+            z = model.encode(x)
+            return z, ((z * (1 - z)) ** 2 * (layers[0].weight ** 2).sum(1)).sum(1)
+        x = x.clone().requires_grad_()
+        z = model.encode(x)
+        signs = torch.randint(0, 2, z.shape).float() * 2 - 1
+        slope = torch.autograd.grad(z, x, signs, create_graph=True)[0]
+        return z, (slope**2).flatten(1).sum(1)
+
+    def step(x: Tensor, progress: float) -> float:  # noqa: ARG001
+        z, penalty = penalised(x)
+        return descend(optimizer, misfit(model.decoder(z), x, hyper) + hyper.contraction / x[0].numel() * penalty.mean())
+
+    return step
+
+
+def greedy(model: Any, hyper: Any) -> Step:
+    optimizer = torch.optim.Adam(model.parameters(), lr=hyper.lr)
+    pairs = [(nn.Sequential(*up), nn.Sequential(*down)) for up, down in model.pairs]
+    until = 1 - hyper.fine_tuning
+
+    def step(x: Tensor, progress: float) -> float:
+        if progress >= until:
+            return descend(optimizer, misfit(model.decoder(model.encode(x)), x, hyper))
+        pair = int(progress / until * len(pairs))
+        h = x
+        with torch.no_grad():
+            for encoder, _ in pairs[:pair]:
+                h = encoder(h)
+        encoder, decoder = pairs[pair]
+        rebuilt = decoder(encoder(h))
+        return descend(optimizer, functional.mse_loss(rebuilt.flatten(1), h.flatten(1)) if pair else misfit(rebuilt, x, hyper))
+
+    return step
+
+
+def masked(model: Any, hyper: Any) -> Step:
+    """As in the authors' code: shuffle by sorted noise, encode what is visible, unshuffle with mask tokens, tell all, count the hidden."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=hyper.lr, betas=(0.9, 0.95), weight_decay=hyper.weight_decay)
+
+    def step(x: Tensor, progress: float) -> float:
+        ramp = progress / hyper.warm_up if progress < hyper.warm_up else 0.5 * (1 + math.cos(math.pi * progress))
+        for group in optimizer.param_groups:
+            group["lr"] = hyper.lr * ramp
+        patches = model.cut.cut(x)
+        rows, tokens, _ = patches.shape
+        shuffle = torch.rand(rows, tokens).argsort(1)
+        restore = shuffle.argsort(1)
+        embedded = model.embed(patches) + model.positions
+        visible = torch.gather(embedded, 1, shuffle[:, : model.seen, None].expand(-1, -1, embedded.shape[2]))
+        told = model.widen(model.project(model.encoder(visible)))
+        whole = torch.cat([told, model.mask_token.expand(rows, tokens - model.seen, -1)], 1)
+        whole = torch.gather(whole, 1, restore[:, :, None].expand(-1, -1, whole.shape[2])) + model.decoder_positions
+        error = ((model.predict(model.decoder(whole)) - patches) ** 2).mean(2)
+        hidden = (restore >= model.seen).float()
+        return descend(optimizer, (error * hidden).sum() / hidden.sum())
 
     return step
 
@@ -100,4 +188,8 @@ def wgan_gp(model: Any, hyper: Any) -> Step:
     return lambda x, progress: encode(x) if progress >= hyper.game else play(x)
 
 
-LOOPS: dict[str, Callable[[Any, Any], Step]] = {"autoencoder": autoencoder, "vae": vae, "wgan_gp": wgan_gp}
+LOOPS: dict[str, Callable[[Any, Any], Step]] = {
+    "autoencoder": autoencoder, "contractive": contractive, "denoising": denoising, "greedy": greedy, "masked": masked,
+    "sparse": sparse, "tied": autoencoder, "vae": vae, "wgan_gp": wgan_gp,
+}  # fmt: skip
+"""`tied` is an autoencoder whose network shares weights, and its loop is the same."""

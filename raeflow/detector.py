@@ -313,7 +313,9 @@ class Detector:
         graph = copy.deepcopy(self.graph).cpu()
         example = torch.ones((2, *self.spec.shape), dtype=getattr(torch, self.spec.dtype))
         try:
-            program = torch.export.export(graph, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The tensor attributes .*_flat_weights")  # torch's LSTM lists its weights twice
+                program = torch.export.export(graph, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
         except (RuntimeError, ValueError) as error:
             names = ", ".join(m.variant for m in self.members)
             raise RaeflowError(f"{names}: torch.export cannot trace this model ({brief(error)})") from error

@@ -25,7 +25,7 @@ from raeflow.errors import RaeflowError
 from raeflow.study import Training
 from raeflow.variants._contract import Batch, Variant
 
-SCORE_BATCHES = {"cpu": (16, 4096, 1 << 16), "cuda": (64, 1 << 16, 1 << 22)}
+SCORE_BATCHES = {"cpu": (4, 4096, 1 << 16), "cuda": (64, 1 << 16, 1 << 22)}
 """Fewest and most rows to score at a time, and most values: on a CPU as many as its second-level cache takes, with activations."""
 
 

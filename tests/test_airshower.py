@@ -1,11 +1,21 @@
 """The air-shower simulator: what it promises of spectra, amplitudes, arrival times and seeds."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 
+from raeflow import variants
 from raeflow.data import airshower
 from raeflow.data.airshower import BAND, NOISES, RATE, SAMPLES, simulate
+from raeflow.data.rows import Rows, RowSpec, Splits
+from raeflow.data.scaling import fit_scaling
 from raeflow.errors import RaeflowError
+from raeflow.metrics import peak_accuracy, rmse
+from raeflow.study import Training
+from raeflow.training import fit
+from studies import airshower_denoise
 
 FREQUENCY = np.fft.rfftfreq(SAMPLES, 1 / RATE)
 
@@ -137,3 +147,45 @@ def test_the_table_serves_denoising_and_detection():
     label, snr = np.asarray(table["label"]), np.asarray(table["snr"])
     assert np.array_equal(label == 1, snr > 0)
     assert table["noisy"].type.list_size == table["clean"].type.list_size == 500
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_the_peak_of_a_strong_shower_shows_and_that_of_a_faint_one_does_not(noise):
+    strong, faint = (simulate(300, noise, snr=ratio, seed=8, showers=1.0) for ratio in (10.0, 0.1))
+    assert peak_accuracy(strong.noisy, strong.clean) == 1
+    assert airshower_denoise.matched(noise, strong) == 1
+    if noise == "cosine":  # whose crests are all of one height, so that the least pulse lifts one above the others
+        return
+    assert peak_accuracy(faint.noisy, faint.clean) < 0.3
+    assert airshower_denoise.matched(noise, faint) < 0.2
+
+
+def test_a_matched_filter_is_best_where_noise_is_gaussian():
+    """Under coloured Gaussian noise nobody who does not know the pulse does better than one who does."""
+    test = simulate(400, "realistic", snr=3.0, seed=8, showers=1.0)
+    assert airshower_denoise.matched("realistic", test) > peak_accuracy(test.noisy, test.clean) + 0.1
+
+
+def test_the_study_trains_on_other_traces_than_it_judges_by():
+    splits = airshower_denoise.drawn_for("uniform")
+    judged = simulate(50, "uniform", airshower_denoise.JUDGED, seed=airshower_denoise.SEED, showers=1.0)
+    assert splits.train.x.shape == (airshower_denoise.ROWS, 1, SAMPLES)
+    assert splits.train.target.shape == splits.train.x.shape
+    known = {row.tobytes() for row in (splits.train.x - splits.train.target)[:, 0, :8].numpy().round(2)}
+    assert not known & {row.tobytes() for row in (judged.noisy - judged.clean)[:, :8].round(2)}
+
+
+def test_a_denoiser_learns_pairs_of_traces():
+    """A small network takes most of a tone away in seconds; without pairs the noise would stay."""
+    pairs = simulate(900, "cosine", snr=(4.0, 10.0), seed=9, showers=1.0)
+    x, clean = (torch.from_numpy(v)[:, None] for v in (pairs.noisy, pairs.clean))
+    scaling = fit_scaling("global", (1, SAMPLES), x.dtype, [x[:800]])
+    rows = Rows(x[:800], clean[:800]), Rows(x[800:], clean[800:])
+    splits = Splits(RowSpec(("noisy",), "list", (1, SAMPLES), "float32"), scaling, *rows, None, None)
+    small = {**airshower_denoise.NETWORK, "layers": (8, 8), "kernels": (9, 9), "lr": 1e-2}
+    hyper = dataclasses.asdict(variants.hyper("denoising", small, variants.get("denoising").published((1, SAMPLES))))
+    model = fit("denoising", hyper, splits, Training(epochs=8, batch_size=32, patience=None, device="cpu")).model()
+    with torch.no_grad():
+        recovered = scaling.inverse(model.reconstruct(scaling(x[800:])), x[800:])
+    assert rmse(recovered, clean[800:]) < 0.4 * rmse(x[800:], clean[800:])
+    assert peak_accuracy(recovered, clean[800:]) > 0.9

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from raeflow.backbones import ACTIVATIONS, Layers, backbone
+from raeflow.backbones import ACTIVATIONS, KINDS, Layers, backbone
+from raeflow.data.rows import Rows, RowSpec, Splits
+from raeflow.data.scaling import fit_scaling
+from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
+from raeflow.study import Calibration, Training
+from raeflow.training import fit
 
 SHAPES = [(1,), (12,), (1, 1), (1, 64), (2, 37), (3, 5), (1, 28, 28), (3, 17, 13), (1, 1, 1), (2, 1, 9)]
 
 
-@pytest.mark.parametrize(("kind", "shape"), [(k, s) for s in SHAPES for k in ("mlp", "conv") if k == "mlp" or len(s) > 1], ids=str)
+@pytest.mark.parametrize(("kind", "shape"), [(k, s) for s in SHAPES for k in KINDS if k != "conv" or len(s) > 1], ids=str)
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_features_in_and_the_very_shape_out(kind: str, shape: tuple[int, ...], depth: int) -> None:
     net = backbone(shape, Layers(backbone=kind, depth=depth, channels=4, width=16))
@@ -215,3 +222,105 @@ def test_nonsense_is_refused_with_its_value(values: dict, said: str) -> None:
 def test_convolutions_refuse_tables() -> None:
     with pytest.raises(RaeflowError, match=r"\(12,\)"):
         backbone((12,), Layers(backbone="conv"))
+
+
+def recurrent(**values: object) -> Layers:
+    return Layers(backbone="recurrent", **values)
+
+
+def test_the_recurrent_network_of_100_30_is_its_source_s() -> None:
+    """LSTM(100) and LSTM(30) over rows of 28 pixels; repeated, LSTM(100), a dense layer of 28 for each row."""
+    net = backbone((1, 28, 28), recurrent(layers=(100, 30), latent=0))
+    encoder, decoder = net.encoder(), net.decoder()
+    cells = [(m.input_size, m.hidden_size) for half in (encoder, decoder) for m in half.modules() if isinstance(m, nn.LSTM)]
+    assert cells == [(28, 100), (100, 30), (30, 100)]
+    assert [(m.in_features, m.out_features) for m in decoder.modules() if isinstance(m, nn.Linear)] == [(100, 28)]
+    assert encoder(torch.rand(3, 1, 28, 28)).shape == (3, 30)
+    assert decoder(torch.rand(3, 30)).shape == (3, 1, 28, 28)
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 7), (2, 7, 5)], ids=str)
+def test_a_row_is_read_and_written_step_by_step(shape: tuple[int, ...]) -> None:
+    """Against the equations of the cell (Hochreiter & Schmidhuber 1997, with forget gates), one step after the other."""
+    torch.manual_seed(0)
+    net = backbone(shape, recurrent(layers=(4, 3), latent=0))
+    encoder, decoder = net.encoder(), net.decoder()
+    x = torch.randn(2, *shape)
+    steps = {1: lambda i: x[:, i, None], 2: lambda i: x[:, :, i], 3: lambda i: x[:, :, i].flatten(1)}[len(shape)]
+
+    def step(cell: nn.LSTM, given: torch.Tensor, state: list[torch.Tensor]) -> torch.Tensor:
+        gates = given @ cell.weight_ih_l0.T + cell.bias_ih_l0 + state[0] @ cell.weight_hh_l0.T + cell.bias_hh_l0
+        i, f, g, o = gates.chunk(4, 1)
+        state[1] = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
+        state[0] = o.sigmoid() * state[1].tanh()
+        return state[0]
+
+    def fresh(cell: nn.LSTM) -> list[torch.Tensor]:
+        return [torch.zeros(2, cell.hidden_size) for _ in range(2)]
+
+    first, second = (m for m in encoder.modules() if isinstance(m, nn.LSTM))
+    one, two = fresh(first), fresh(second)
+    for i in range(7):
+        code = step(second, step(first, steps(i), one), two)
+    torch.testing.assert_close(encoder(x), code)
+    (third,) = (m for m in decoder.modules() if isinstance(m, nn.LSTM))
+    (dense,) = (m for m in decoder.modules() if isinstance(m, nn.Linear))
+    three = fresh(third)
+    written = torch.stack([dense(step(third, code, three)) for _ in range(7)], 1)
+    found = decoder(code)
+    back = {1: lambda: found[:, :, None], 2: lambda: found.transpose(1, 2), 3: lambda: found.transpose(1, 2).flatten(2)}[len(shape)]()
+    torch.testing.assert_close(back, written)
+
+
+def test_weights_of_a_recurrent_network_serve_rows_of_any_length() -> None:
+    short, long = (backbone((2, steps), recurrent(layers=(5, 3), latent=0)) for steps in (6, 50))
+    one, two = short.encoder(), long.encoder()
+    two.load_state_dict(one.state_dict())
+    long.decoder().load_state_dict(short.decoder().state_dict())
+    x = torch.randn(3, 2, 50)
+    torch.testing.assert_close(one(x), two(x))
+    torch.testing.assert_close(two(x[..., :6]), one(x[..., :6]))
+
+
+def test_forget_gates_start_open() -> None:
+    for cell in (m for m in backbone((2, 6), recurrent(layers=(5, 3))).encoder().modules() if isinstance(m, nn.LSTM)):
+        forget = slice(cell.hidden_size, 2 * cell.hidden_size)
+        assert torch.equal((cell.bias_ih_l0 + cell.bias_hh_l0)[forget], torch.ones(cell.hidden_size))
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 9), (1, 6, 5)], ids=str)
+def test_a_recurrent_encoder_is_differentiated_twice(shape: tuple[int, ...]) -> None:
+    """The gradient of a gradient, against central differences, in float64."""
+    torch.manual_seed(0)
+    encoder = backbone(shape, recurrent(layers=(3, 2), latent=0)).encoder().double()
+    assert torch.autograd.gradgradcheck(encoder, torch.randn(2, *shape, dtype=torch.float64, requires_grad=True))
+
+
+def test_a_critic_may_be_recurrent() -> None:
+    x = torch.rand(32, 2, 9, generator=torch.Generator().manual_seed(0))
+    spec = RowSpec(("row",), "list", (2, 9), "float32")
+    splits = Splits(spec, fit_scaling("standard", (2, 9), x.dtype, [x]), Rows(x), Rows(x[:8]), None, None)
+    hyper = {"backbone": "recurrent", "layers": (6, 4), "latent": 2}
+    fitted = fit("wgan_gp", hyper, splits, Training(epochs=3, batch_size=16, patience=None, device="cpu"))
+    assert set(fitted.history[0]) == {"epoch", "validation_loss", "loss_critic", "loss_generator"}
+    assert "loss_encoder" in fitted.history[-1]
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 9), (1, 6, 5)], ids=str)
+@pytest.mark.parametrize(
+    "values", [{"backbone": "recurrent"}, {"backbone": "auto", "pooling": "max_same", "upsampling": "nearest"}], ids=str
+)
+def test_a_detector_of_any_network_is_saved_and_exported(shape: tuple[int, ...], values: dict[str, str], tmp_path: Path) -> None:
+    rows = torch.rand(40, *shape, generator=torch.Generator().manual_seed(0))
+    spec = RowSpec(("row",), "list", shape, "float32")
+    splits = Splits(spec, fit_scaling("unit", shape, rows.dtype, [rows]), Rows(rows), Rows(rows[:8]), Rows(rows), None)
+    fitted = fit("autoencoder", {**values, "depth": 2, "width": 6, "channels": 3, "latent": 2}, splits, Training(epochs=1, batch_size=20))
+    detector = Detector.assemble([fitted], splits, Calibration())
+    expected = torch.from_numpy(detector.score(rows))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        program = torch.export.load(detector.export(tmp_path / "program.pt2")).module()
+    for count in (1, 5):
+        torch.testing.assert_close(program(rows[:count]), expected[:count], rtol=1e-4, atol=1e-6)
+    again = Detector.load(detector.save(tmp_path / "detector"), device="cpu")
+    assert torch.equal(torch.from_numpy(again.score(rows)), expected)

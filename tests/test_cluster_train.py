@@ -28,7 +28,7 @@ from raeflow.errors import RaeflowError
 from raeflow.study import Cluster, Data, Study, Training
 
 SHAPE = (8,)
-ALL = ("autoencoder", "vae", "wgan_gp", "sparse", "contractive")
+ALL = variants.names()
 TRAINING = Training(epochs=3, batch_size=64, device="cpu")
 
 
@@ -216,7 +216,7 @@ def test_streamed_rows_are_dealt_to_workers_by_ray_data(ray: Any, tmp_path: Path
     data = resolve(Data(str(tmp_path / "*.parquet"), memory=60_000))
     streamed = load(data)
     assert isinstance(streamed.train, StreamedRows)
-    one = study(tmp_path, cluster=Cluster(workers=2)).but(training=Training(epochs=3, batch_size=100))
+    one = study(tmp_path, cluster=Cluster(workers=2)).but(training=Training(epochs=8, batch_size=50))
     fitted = train(one, "autoencoder", task("autoencoder").hyper, streamed, 0)
     single = train(one.but(cluster=Cluster()), "autoencoder", task("autoencoder").hyper, streamed, 0)
     losses = [e["validation_loss"] for e in fitted.history]

@@ -12,6 +12,7 @@ from raeflow.data import corruptions
 from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling
 from raeflow.errors import RaeflowError
+from raeflow.report import signalplots
 from raeflow.study import Training
 from raeflow.training import Run, fit, validation
 from raeflow.variants import autoencoder, denoising
@@ -168,3 +169,18 @@ def test_codes_and_networks_are_those_of_the_autoencoder() -> None:
     x = torch.rand(2, 1, 28, 28)
     assert torch.equal(one.encode(x), other.encode(x))
     assert torch.equal(one.reconstruct(x), other.reconstruct(x))
+
+
+def test_traces_draw_each_set_over_its_own_panel() -> None:
+    noisy, true = torch.randn(3, 1, 50).numpy(), torch.randn(3, 50).numpy()
+    figure = signalplots.traces({"noisy": noisy, "true": true}, ["a", "b", "c"], ("time", "field"), rate=10.0)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a", "b", "c"]
+    for number, axes in enumerate(figure.axes):
+        first, second = axes.lines
+        assert first.get_label() == "noisy"
+        assert first.get_ydata() == pytest.approx(noisy[number, 0])
+        assert second.get_ydata() == pytest.approx(true[number])
+        assert second.get_xdata()[-1] == pytest.approx(4.9)
+    for wrong, said in [({}, "none"), ({"a": true, "b": true[:, :9]}, r"b \(3, 9\)"), ({"a": noisy.repeat(2, 1)}, r"a \(3, 2, 50\)")]:
+        with pytest.raises(RaeflowError, match=said):
+            signalplots.traces(wrong, ["a", "b", "c"])

@@ -138,6 +138,54 @@ def test_the_kl_weight_warms_up_and_the_bound_can_score() -> None:
     assert bound.settled_from == 0.4
 
 
+def test_the_published_galaxy_network_can_be_written() -> None:
+    """49152-500-50-50-500-49152, relu, sigmoid at the end; its weights are counted without being made."""
+    hyper = vae.Hyper(backbone="mlp", layers=(500,), latent=50, output="sigmoid", activation="relu")
+    with torch.device("meta"):
+        model = vae.Model((3, 128, 128), hyper)
+    sizes = [(m.in_features, m.out_features) for m in model.modules() if isinstance(m, nn.Linear)]
+    assert sizes == [(49152, 500), (500, 2 * 50), (50, 500), (500, 49152)]  # mean and log-variance from one matrix
+    encoder, decoder = 49152 * 500 + 500 + 2 * (500 * 50 + 50), 50 * 500 + 500 + 500 * 49152 + 49152
+    assert sum(p.numel() for p in model.parameters()) == encoder + decoder == 49_277_252
+    small = vae.Model((3, 4, 4), dataclasses.replace(hyper, layers=(7,), latent=5))
+    assert sum(p.numel() for p in small.parameters()) == 48 * 7 + 7 + 2 * (7 * 5 + 5) + 5 * 7 + 7 + 7 * 48 + 48
+    rebuilt = small.reconstruct(torch.rand(2, 3, 4, 4))
+    assert rebuilt.shape == (2, 3, 4, 4)
+    assert rebuilt.min() > 0
+    assert rebuilt.max() < 1
+
+
+def test_the_published_dense_network_of_28_x_28_can_be_written() -> None:
+    """784-150-100-10-100-150-784, selu, sigmoid at the end, cross-entropy."""
+    model = vae.Model((1, 28, 28), vae.Hyper(backbone="mlp", layers=(150, 100), latent=10, activation="selu", likelihood="bernoulli"))
+    told = [(type(m).__name__, getattr(m, "out_features", None)) for m in model.modules() if isinstance(m, (nn.Linear, nn.SELU))]
+    assert told == [
+        ("Linear", 150), ("SELU", None), ("Linear", 100), ("SELU", None), ("Linear", 20),
+        ("Linear", 100), ("SELU", None), ("Linear", 150), ("SELU", None), ("Linear", 784),
+    ]  # fmt: skip
+    encoder = 784 * 150 + 150 + 150 * 100 + 100 + 2 * (100 * 10 + 10)
+    assert sum(p.numel() for p in model.parameters()) == encoder + 10 * 100 + 100 + 100 * 150 + 150 + 150 * 784 + 784
+    assert model.output == "sigmoid"
+
+
+def test_a_dense_layer_may_stand_between_convolutions_and_the_code() -> None:
+    """The published VAE of Fashion-MNIST, 32-64-64-64 and a dense 32: a kernel over the whole map is that layer."""
+    hyper = vae.Hyper(backbone="conv", layers=(32, 64, 64, 64, 32), kernels=(3, 3, 3, 3, 0), strides=(1, 2, 1, 1, 1), latent=2)
+    model = vae.Model((1, 28, 28), hyper)
+    convolutions = [m for m in model.encoder.modules() if isinstance(m, nn.Conv2d)]
+    assert [(m.in_channels, m.out_channels, m.stride[0]) for m in convolutions] == [
+        (1, 32, 1),
+        (32, 64, 2),
+        (64, 64, 1),
+        (64, 64, 1),
+        (64, 32, 1),
+    ]
+    dense, features = convolutions[-1], torch.rand(3, 64, 14, 14)
+    assert dense.weight[0].numel() == 14 * 14 * 64
+    torch.testing.assert_close(dense(features).flatten(1), features.flatten(1) @ dense.weight.flatten(1).T + dense.bias)
+    assert [(m.in_features, m.out_features) for m in model.modules() if isinstance(m, nn.Linear)] == [(32, 4), (2, 32)]
+
+
 def test_the_game_is_five_critic_turns_then_the_generator_and_after_it_the_encoder() -> None:
     model, x = wgan_gp.Model((6,), wgan_gp.Hyper(game=0.5, critic_steps=5)), torch.randn(4, 6)
     assert [player for player, _ in model.turns(batch(x), 0.49)] == ["critic"] * 5 + ["generator"]

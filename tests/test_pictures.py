@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
+from mlflow import MlflowClient
+from PIL import Image
 from scipy.stats import norm
 
+from raeflow import Data, Study, Training, pipeline
+from raeflow.data.scaling import Scaling, fit_scaling
 from raeflow.errors import RaeflowError
 from raeflow.report import curves, latentplots, rowplots
+from raeflow.report.codec import Codec
+from raeflow.scoring import Summary
+from raeflow.variants import vae
+from raeflow.variants._contract import Variant
 
 DICE = np.random.default_rng(0)
 
@@ -196,6 +207,17 @@ def test_the_corners_are_the_four_codes_and_the_middle_is_their_mean() -> None:
     places = {t.get_text(): t.xy for t in figure.axes[0].texts}
     assert places["a"] < places["b"]
     assert places["b"][1] < places["d"][1]
+    assert drawn(figure).shape == (12, 12, 4)
+
+
+def test_the_rows_of_the_corners_stand_outside_of_them() -> None:
+    rows = np.arange(4)[:, None, None, None] / 4 + np.zeros((4, 1, 4, 4))
+    sheet = drawn(latentplots.latent_corners(squares, DICE.random((4, 6)), side=3, rows=rows))
+    assert sheet.shape == (12, 4 + 2 + 12 + 2 + 4, 4)
+    for number, (y, x) in enumerate([(0, 0), (0, -1), (-1, 0), (-1, -1)]):
+        assert (sheet[y, x] == [number / 4] * 3 + [1]).all()
+    assert not sheet[4:8, :6].any()
+    assert sheet[4:8, 6:18, 3].all()
 
 
 def test_codes_and_decoders_of_other_shapes_are_refused() -> None:
@@ -211,6 +233,7 @@ def test_codes_and_decoders_of_other_shapes_are_refused() -> None:
         (lambda: latentplots.latent_plane(squares, latent=1), r"across=\(0, 1\)"),
         (lambda: latentplots.latent_corners(squares, np.zeros((3, 2))), r"got \(3, 2\)"),
         (lambda: latentplots.latent_corners(squares, np.zeros((4, 2)), names=["a"]), "1 names"),
+        (lambda: latentplots.latent_corners(squares, np.zeros((4, 2)), rows=np.zeros((3, 1, 4, 4))), r"shape \(3, 1, 4, 4\)"),
         (lambda: latentplots.latent_map(np.zeros((9, 1))), r"got \(9, 1\)"),
         (lambda: latentplots.latent_map(np.zeros((9, 2)), np.zeros(8)), r"\(8,\) for 9 codes"),
         (lambda: latentplots.latent_map(np.ones((9, 2))), "all the same"),
@@ -236,3 +259,71 @@ def test_the_map_keeps_groups_apart_and_draws_no_more_than_it_may() -> None:
     assert axes.get_aspect() == 1
     plane, kept = latentplots.tsne(codes, most=90)
     assert (plane.shape, len(np.unique(kept))) == ((90, 2), 90)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> pipeline.Outcome:
+    """A study of scikit-learn's digits, over after two epochs, without a search."""
+    home = tmp_path_factory.mktemp("pictures")
+    study = Study(name="tiny", data=Data("digits"), variants=("vae",), training=Training(epochs=2, batch_size=64), home=str(home))
+    session = pipeline.Session(study, say=lambda _line: None)
+    detector = session.calibrate(session.train())
+    session.tracker.finish("FINISHED")
+    summary = Summary(out=str(home), rows=0, alerts=0, fragments=0, skipped=0, seconds=0.0)
+    return pipeline.Outcome(session.study, [], detector, {}, {}, summary, home, "", "", session.splits, session.tracker)
+
+
+def test_a_picture_of_a_study_lies_in_its_folder_and_in_mlflow(tiny: pipeline.Outcome) -> None:
+    codec = Codec.of(tiny.detector)
+    rows = tiny.splits.validate.x[:5]
+    figure = latentplots.reconstructions({"row": codec.scaled(rows), "rebuilt": codec.rebuild(rows)})
+    place = tiny.picture("reconstructions", figure)
+    assert place == tiny.study.folder / "pictures" / "reconstructions.png"
+    client = MlflowClient(f"sqlite:///{tiny.study.folder.parent / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'tiny'")
+    run = tiny.tracker.parent_run_id
+    assert run in [found.info.run_id for found in client.search_runs([experiment.experiment_id])]
+    assert "reconstructions.png" in [artifact.path for artifact in client.list_artifacts(run)]
+    kept = Path(client.download_artifacts(run, "reconstructions.png"))
+    assert kept.read_bytes() == place.read_bytes()
+    assert np.asarray(Image.open(kept)).std() > 10
+
+
+def test_a_codec_is_the_detectors_own_model(tiny: pipeline.Outcome) -> None:
+    codec, rows = Codec.of(tiny.detector), tiny.splits.validate.x[:300]
+    assert len(rows) > 100
+    scaled = codec.scaled(rows)
+    np.testing.assert_array_equal(scaled, tiny.splits.scaling(rows).numpy())
+    np.testing.assert_allclose(codec.natural(scaled), rows.numpy(), atol=1e-6)
+    codes = codec.encode(rows)
+    assert codes.shape == (len(rows), tiny.detector.members[0].hyper["latent"])
+    np.testing.assert_array_equal(codec.encode(scaled, scaled=True), codes)
+    np.testing.assert_allclose(codec.decode(codes), codec.rebuild(rows), rtol=1e-5, atol=1e-6)
+    errors = ((scaled - codec.rebuild(scaled, scaled=True)) ** 2).reshape(len(rows), -1).mean(1)
+    np.testing.assert_allclose(errors, tiny.detector.score(rows), rtol=1e-4)
+
+
+def test_rows_that_were_each_scaled_by_themselves_have_no_units() -> None:
+    codec = Codec(vae.Model((2, 9), vae.Hyper()), Scaling("signal", (2, 9)))
+    with pytest.raises(RaeflowError, match="own mean and std"):
+        codec.natural(np.zeros((3, 2, 9), np.float32))
+    double = Codec(vae.Model((4,), vae.Hyper(latent=2)), fit_scaling("unit", (4,), torch.float32, [torch.tensor([[2.0] * 4, [6.0] * 4])]))
+    np.testing.assert_allclose(double.natural(np.full((3, 4), 0.5, np.float32)), 4.0)
+
+
+def test_a_model_without_a_code_is_refused(tiny: pipeline.Outcome) -> None:
+    class Plain(Variant):
+        def optimizers(self):
+            return {}
+
+        def turns(self, batch, progress):
+            yield from ()
+
+        def reconstruct(self, x):
+            return x
+
+        def score(self, x):
+            return x.flatten(1).sum(1)
+
+    with pytest.raises(RaeflowError, match="has no code to draw"):
+        Codec(Plain(), tiny.splits.scaling)

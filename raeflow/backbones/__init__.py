@@ -9,13 +9,13 @@ Adding a backbone is adding a file with `backbone(shape, layers) -> Backbone` an
 
 from __future__ import annotations
 
-from raeflow.backbones import conv, mlp
+from raeflow.backbones import conv, mlp, recurrent
 from raeflow.backbones._record import ACTIVATIONS, Backbone, Layers, activation
 from raeflow.errors import RaeflowError
 
 __all__ = ["ACTIVATIONS", "KINDS", "Backbone", "Layers", "activation", "backbone"]
 
-KINDS = {"mlp": mlp.backbone, "conv": conv.backbone}
+KINDS = {"mlp": mlp.backbone, "conv": conv.backbone, "recurrent": recurrent.backbone}
 
 
 def backbone(shape: tuple[int, ...], layers: Layers) -> Backbone:

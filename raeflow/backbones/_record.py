@@ -33,12 +33,12 @@ class Layers:
     """
 
     backbone: str = "auto"
-    """auto (mlp for tables, conv for signals and images), mlp (any row, flattened) or conv."""
+    """auto (mlp for tables, conv for signals and images), mlp (any row, flattened), conv, or recurrent (any row, step by step)."""
     latent: int = 8
     """Size of the code, from 1; a code as large as the row learns to copy it. 0, where a variant takes it: no dense
     layers between the hidden ones and the code, which is then the last hidden layer (or feature map) itself."""
     width: int = 64
-    """Neurons of the first dense layer of an mlp; each further layer has half as many. 8 to 512 are common."""
+    """Neurons of the first layer of an mlp, or units of the first LSTM; each further one has half as many. 8 to 512 are common."""
     channels: int = 16
     """Channels of the first convolution; each further one has twice as many. 4 to 64 are common."""
     depth: int = 2
@@ -63,7 +63,7 @@ class Layers:
     def __post_init__(self) -> None:
         self.at_least(1, "width", "channels")
         self.at_least(0, "latent", "depth")
-        self.one_of("backbone", ("auto", "mlp", "conv"))
+        self.one_of("backbone", ("auto", "mlp", "conv", "recurrent"))
         self.one_of("activation", tuple(ACTIVATIONS))
         self.one_of("pooling", ("none", "max", "max_same"))
         self.one_of("upsampling", ("transposed", "nearest"))

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from raeflow.data.scaling import Scaling
 from raeflow.errors import RaeflowError
 from raeflow.variants._contract import Latent, Variant
 
@@ -30,7 +31,7 @@ class Codec:
     Raises RaeflowError for a variant without a code.
     """
 
-    def __init__(self, model: Variant, scaling: torch.nn.Module) -> None:
+    def __init__(self, model: Variant, scaling: Scaling) -> None:
         if not isinstance(model, Latent):
             raise RaeflowError(f"{type(model).__module__.rsplit('.', 1)[-1]} has no code to draw: it cannot encode and decode")
         self.model, self.scaling = model.eval(), scaling
@@ -46,17 +47,26 @@ class Codec:
         """Rows (N, *shape) in the data's units to what the model sees, float32."""
         return self._each(lambda x: x, rows, scale=True)
 
-    def encode(self, rows: Values | torch.Tensor) -> Values:
-        """Rows (N, *shape) in the data's units to codes (N, Z), float32."""
-        return self._each(self.model.encode, rows, scale=True)
+    def encode(self, rows: Values | torch.Tensor, *, scaled: bool = False) -> Values:
+        """Rows (N, *shape) in the data's units, or scaled already, to codes (N, Z), float32."""
+        return self._each(self.model.encode, rows, scale=not scaled)
 
     def decode(self, codes: Values | torch.Tensor) -> Values:
         """Codes (N, Z) to scaled rows (N, *shape), float32."""
         return self._each(self.model.decode, codes, scale=False)
 
-    def rebuild(self, rows: Values | torch.Tensor) -> Values:
-        """Rows (N, *shape) in the data's units to scaled reconstructions (N, *shape), float32."""
-        return self._each(self.model.reconstruct, rows, scale=True)
+    def rebuild(self, rows: Values | torch.Tensor, *, scaled: bool = False) -> Values:
+        """Rows (N, *shape) in the data's units, or scaled already, to scaled reconstructions (N, *shape), float32."""
+        return self._each(self.model.reconstruct, rows, scale=not scaled)
+
+    def natural(self, scaled: Values) -> Values:
+        """Scaled rows (N, *shape) in the data's units, float32.
+
+        Raises RaeflowError where each row was scaled by itself, since nothing then tells its units.
+        """
+        if self.scaling.mode == "signal":
+            raise RaeflowError("signals that are each scaled by their own mean and std cannot be put back into the data's units")
+        return self._each(lambda x: self.scaling.inverse(x, like=x), scaled, scale=False)
 
     @torch.no_grad()
     def _each(self, call: Callable[[torch.Tensor], torch.Tensor], values: Values | torch.Tensor, *, scale: bool) -> Values:

@@ -181,28 +181,38 @@ def corner_codes(corners: Values, side: int = 8) -> Values:
 
 
 @styled
-def latent_corners(decode: Decode, corners: Values, side: int = 8, names: Sequence[str] = ()) -> Figure:
+def latent_corners(decode: Decode, corners: Values, side: int = 8, names: Sequence[str] = (), rows: Values | None = None) -> Figure:
     """Images decoded between the codes (4, Z) of four rows, which stand at the corners: interpolation of what they mean.
 
     Args:
         decode: codes (n, Z) to images (n, C, H, W).
         corners: codes of top left, top right, bottom left and bottom right.
         side: images across and down.
-        names: of the four rows, beside their corners.
+        names: of the four rows, at their corners.
+        rows: the four images (4, C, H, W) themselves, shown outside of their corners.
 
     Raises RaeflowError on other shapes.
     """
     if names and len(names) != 4:
         raise RaeflowError(f"corners: {len(names)} names for four corners")
     images = _decoded("corners", decode, corner_codes(corners, side))
-    figure = _sheet(images.reshape(side, side, *images.shape[1:]), [], [], gap=0, cell=0.62)
-    axes = figure.axes[0]
-    high, wide = (side * n for n in images.shape[2:])
-    for name, (x, y) in zip(names, ((0, 0), (1, 0), (0, 1), (1, 1)), strict=False):
-        place = (x * wide - 0.5, y * high - 0.5)
+    cells = images.reshape(side, side, *images.shape[1:])
+    if rows is None:
+        figure = _sheet(cells, [], [], gap=0, cell=0.55)
+    else:
+        if np.shape(rows) != (4, *images.shape[1:]):
+            raise RaeflowError(f"corners: rows of shape {np.shape(rows)}, but four of {images.shape[1:]} are needed")
+        outside = np.full((2, side, 1, *images.shape[1:]), np.nan, np.float32)
+        outside[:, [0, -1], 0] = np.asarray(rows).reshape(2, 2, *images.shape[1:]).swapaxes(0, 1)
+        figure = _sheet(np.concatenate([outside[0], cells, outside[1]], 1), [], [], gap=0, cell=0.55, breaks=(1, side + 1))
+    axes, (high, wide) = figure.axes[0], images.shape[2:]
+    right = float(axes.get_images()[0].get_array().shape[1])  # type: ignore[union-attr]
+    across = ("left", "right") if rows is None else ("center", "center")
+    for number, name in enumerate(names):
+        down, x = number // 2, (0 if rows is None else wide / 2)
         axes.annotate(
-            name, place, (0, 4 - 8 * y), textcoords="offset points",
-            ha=("left", "right")[x], va=("bottom", "top")[y], fontsize=9.5, annotation_clip=False,
+            name, (right - x - 0.5 if number % 2 else x - 0.5, down * side * high - 0.5), (0, 4 - 8 * down), textcoords="offset points",
+            ha=across[number % 2], va=("bottom", "top")[down], fontsize=9.5, annotation_clip=False,
         )  # fmt: skip
     return figure
 
@@ -221,19 +231,21 @@ def _sheet(
     """Images (lines, columns, C, H, W) as one picture, labels left of the lines and above (or below) the columns.
 
     `breaks` are columns before which the gap is wider; `gap` in pixels, `cell` in inches of an image's width.
+    Images that are not finite leave their place empty.
     """
     lines, columns, _, high, wide = cells.shape
-    low, ceiling = intensity(cells)
+    shown = np.isfinite(cells).all((2, 3, 4))
+    low, ceiling = intensity(cells[shown])
     pixels = grey(cells.reshape(-1, *cells.shape[2:]), low, ceiling).reshape(lines, columns, high, wide, 3)
     gap = max(1, round(wide / 14)) if gap is None else gap
-    lefts = np.arange(columns) * (wide + gap) + 4 * gap * np.searchsorted(np.sort(breaks), np.arange(columns), side="right")
+    lefts = np.arange(columns) * (wide + gap) + max(2, wide // 4) * np.searchsorted(np.sort(breaks), np.arange(columns), side="right")
     tops = np.arange(lines) * (high + gap)
     canvas = np.zeros((tops[-1] + high, lefts[-1] + wide, 4), np.float32)
-    for line, y in enumerate(tops):
-        for column, x in enumerate(lefts):
-            canvas[y : y + high, x : x + wide, :3] = pixels[line, column]
-            canvas[y : y + high, x : x + wide, 3] = 1
-    margin = (0.25 + 0.075 * max(map(len, left), default=0), 0.1 + 0.2 * any(top))
+    for line, column in np.argwhere(shown):
+        y, x = tops[line], lefts[column]
+        canvas[y : y + high, x : x + wide, :3] = pixels[line, column]
+        canvas[y : y + high, x : x + wide, 3] = 1
+    margin = (0.25 + 0.085 * max(map(len, left), default=0), 0.1 + 0.2 * any(top))
     inch = (cell or min(LARGEST, (WIDTH - margin[0]) / (canvas.shape[1] / wide))) / wide
     figure, (axes,) = figure_of(1, (canvas.shape[1] * inch + margin[0], canvas.shape[0] * inch + margin[1]), whole=True)
     axes.imshow(canvas, interpolation="auto")

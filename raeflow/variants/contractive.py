@@ -6,6 +6,9 @@ over the rows. For one layer z = phi(W x + b) it is the paper's closed form, sum
 of the layer itself. For any other encoder it is exact by one backward pass for each code, or estimated without bias
 by a few: E |v^T J|^2 = |J|^2 for a random v of signs (Hutchinson 1990), differentiated once more for the weights.
 
+The decoder is tied to the encoder, as in the paper: with weights of its own it could make up for an encoder that merely
+shrinks its codes, and the penalty would say nothing.
+
 Shapes: B rows of a batch, Z codes; x_B* is (B, F), (B, C, L) or (B, C, H, W).
 """
 
@@ -14,14 +17,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from raeflow.backbones import ACTIVATIONS, activation
+from raeflow.backbones import ACTIVATIONS, Backbone, activation
+from raeflow.errors import RaeflowError
 from raeflow.variants import _rebuild
 from raeflow.variants._contract import Batch, Shape
+from raeflow.variants._tied import tie
 
 _EXACT_UP_TO = 4  # codes, for which `auto` takes a backward pass each
 _ELEMENTWISE: tuple[type[nn.Module], ...] = (nn.Sigmoid, *(type(activation(name)) for name in ACTIVATIONS))
@@ -37,6 +42,8 @@ class Hyper(_rebuild.Rebuild):
     """auto (closed form for one layer, exact up to four codes, else the estimate), exact, or estimate."""
     probes: int = 1
     """Random vectors of the estimate for each row, 1 to 8; its variance falls by as many."""
+    tied: bool = True
+    """Whether the decoder's weights are the encoder's, transposed, as in the paper."""
     code_activation: bool = True
     """Whether a sigmoid follows the code, as in the paper; False leaves it linear."""
 
@@ -45,10 +52,15 @@ class Hyper(_rebuild.Rebuild):
         self.one_of("jacobian", ("auto", "exact", "estimate"))
         self.at_least(0, "contraction")
         self.at_least(1, "probes")
+        if self.tied and (self.backbone == "recurrent" or self.upsampling != "transposed"):
+            raise RaeflowError(
+                f"tied=True: with backbone={self.backbone!r} and upsampling={self.upsampling!r} the decoder does not mirror the "
+                "encoder's layers; choose tied=False"
+            )
 
 
 def published(shape: Shape) -> Hyper:
-    """One hidden layer of sigmoids that is the code: 1000 of them at 28 x 28, elsewhere as many for each value of the
+    """One hidden layer of sigmoids that is the code, tied weights: 1000 of them at 28 x 28, elsewhere as many for each value of the
     row (at most 1000). Images: sigmoid output and cross-entropy; tables and signals: linear output and squared error.
     Lambda 0.1 and Adam(1e-3), where the authors searched lambda and the rate of plain gradient descent."""
     latent = max(1, min(1000, round(math.prod(shape) * 1000 / 784)))
@@ -72,6 +84,13 @@ class Model(_rebuild.Rebuilder):
         self.hyper = hyper
         self.weight = hyper.contraction / math.prod(shape)  # the paper's objective, divided by the values of a row
         self.exact = hyper.jacobian == "exact" or (hyper.jacobian == "auto" and hyper.latent in range(1, _EXACT_UP_TO + 1))
+
+    def halves(self, net: Backbone, latent: int) -> tuple[nn.Module, nn.Module]:
+        """The encoder, and a decoder that reads the encoder's weights."""
+        encoder, decoder = super().halves(net, latent)
+        if cast(Hyper, self.rebuild).tied:
+            tie(encoder, decoder)
+        return encoder, decoder
 
     def activate_code(self, hyper: _rebuild.Rebuild) -> nn.Module:
         """A sigmoid, as in the paper."""
@@ -121,9 +140,13 @@ class Model(_rebuild.Rebuilder):
     def _closed_form(linear: nn.Linear, follows: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
         """|J|^2 = sum_j phi'(a_j)^2 |W_j|^2 (Rifai et al. 2011, section 3)."""
         a_BZ: Tensor = linear(x.flatten(1))
-        z_BZ: Tensor = follows(a_BZ.clone())  # some functions work in place
+        norms_Z = linear.weight.square().sum(1)
+        if [type(part) for part in follows] == [nn.Sigmoid]:  # phi' = phi (1 - phi), without a pass through the graph
+            z_BZ: Tensor = follows(a_BZ)
+            return z_BZ, (z_BZ * (1 - z_BZ)).square() @ norms_Z
+        z_BZ = follows(a_BZ.clone())  # some functions work in place
         (slope_BZ,) = torch.autograd.grad(z_BZ.sum(), a_BZ, create_graph=True)
-        return z_BZ, slope_BZ.square() @ linear.weight.square().sum(1)
+        return z_BZ, slope_BZ.square() @ norms_Z
 
 
 def _pulled_back(z_BZ: Tensor, x: Tensor, v_BZ: Tensor) -> Tensor:
