@@ -149,7 +149,7 @@ class Adversarial(Variant):
 class Wasserstein(Adversarial):
     """Critic steps that maximise a distance less a penalty on the critic's slope, then one step of the generator."""
 
-    def play(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:
+    def play(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:  # noqa: ARG002 - only growing games ask
         """`critic_steps` turns of the critic with new codes and points each, one of the generator."""
         for _ in range(self.rules.critic_steps):
             with torch.no_grad():

@@ -80,7 +80,7 @@ class Model(_adversarial.Adversarial):
         if self.hyper.batch_kernels:
             self.critic = Closeness(net.features, self.hyper.batch_kernels, _KERNEL_VALUES)
 
-    def play(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:
+    def play(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:  # noqa: ARG002 - only growing games ask
         """`critic_steps` turns of the discriminator, one of the generator."""
         for _ in range(self.rules.critic_steps):
             with torch.no_grad():
