@@ -160,36 +160,73 @@ def vae(model: Any, hyper: Any) -> Step:
     return step
 
 
-def wgan_gp(model: Any, hyper: Any) -> Step:
-    critic = nn.Sequential(model.features, model.critic)
-    betas = (hyper.beta1, hyper.beta2)
-    critics = torch.optim.Adam(critic.parameters(), lr=hyper.lr, betas=betas)
-    generators = torch.optim.Adam(model.generator.parameters(), lr=hyper.lr, betas=betas)
-    encoders = torch.optim.Adam(model.encoder.parameters(), lr=hyper.encoder_lr)
+class Game:
+    """Optimisers and the encoder's phase, which all games share."""
 
-    def generate(z: Tensor) -> Tensor:
-        return squashed(model.generator(z), hyper.output)
+    def __init__(self, model: Any, hyper: Any) -> None:
+        self.model, self.hyper = model, hyper
+        self.critic = nn.Sequential(model.features, model.critic)
+        betas = (hyper.beta1, hyper.beta2)
+        self.critics = torch.optim.Adam(self.critic.parameters(), lr=hyper.lr, betas=betas)
+        self.generators = torch.optim.Adam(model.generator.parameters(), lr=hyper.lr, betas=betas)
+        self.encoders = torch.optim.Adam(model.encoder.parameters(), lr=hyper.encoder_lr)
+
+    def generate(self, z: Tensor) -> Tensor:
+        return squashed(self.model.generator(z), self.hyper.output)
+
+    def drawn(self, count: int) -> Tensor:
+        return self.generate(torch.randn(count, self.hyper.latent))
+
+    def encode(self, x: Tensor) -> float:
+        rebuilt = self.generate(self.model.encoder(x))
+        apart = functional.mse_loss(self.model.features(rebuilt), self.model.features(x))
+        return descend(self.encoders, functional.mse_loss(rebuilt, x) + self.hyper.kappa * apart)
+
+    def step(self, play: Callable[[Tensor], float]) -> Step:
+        return lambda x, progress: self.encode(x) if progress >= self.hyper.game else play(x)
+
+
+def wasserstein(model: Any, hyper: Any, penalty: Callable[[Tensor], Tensor]) -> Step:
+    """`penalty` of the norms (B,) of the critic's gradients."""
+    game = Game(model, hyper)
 
     def play(x: Tensor) -> float:
         for _ in range(hyper.critic_steps):
-            fake = generate(torch.randn(len(x), hyper.latent)).detach()
+            fake = game.drawn(len(x)).detach()
             share = torch.rand(len(x), *[1] * (x.dim() - 1))
             between = (share * x + (1 - share) * fake).requires_grad_()
-            slope = torch.autograd.grad(critic(between).sum(), between, create_graph=True)[0]
-            penalty = ((slope.flatten(1).norm(2, dim=1) - 1) ** 2).mean()
-            descend(critics, critic(fake).mean() - critic(x).mean() + hyper.penalty * penalty)
-        return descend(generators, -critic(generate(torch.randn(len(x), hyper.latent))).mean())
+            slope = torch.autograd.grad(game.critic(between).sum(), between, create_graph=True)[0]
+            cost = penalty(slope.flatten(1).norm(2, dim=1)).mean()
+            descend(game.critics, game.critic(fake).mean() - game.critic(x).mean() + cost)
+        return descend(game.generators, -game.critic(game.drawn(len(x))).mean())
 
-    def encode(x: Tensor) -> float:
-        rebuilt = generate(model.encoder(x))
-        loss = functional.mse_loss(rebuilt, x) + hyper.kappa * functional.mse_loss(model.features(rebuilt), model.features(x))
-        return descend(encoders, loss)
+    return game.step(play)
 
-    return lambda x, progress: encode(x) if progress >= hyper.game else play(x)
+
+def wgan_gp(model: Any, hyper: Any) -> Step:
+    return wasserstein(model, hyper, lambda norm: hyper.penalty * (norm - 1) ** 2)
+
+
+def wgan_div(model: Any, hyper: Any) -> Step:
+    return wasserstein(model, hyper, lambda norm: hyper.k * norm**hyper.p)
+
+
+def gan(model: Any, hyper: Any) -> Step:
+    game = Game(model, hyper)
+
+    def told_apart(x: Tensor, truth: float) -> Tensor:
+        logits = game.critic(x)
+        return functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, truth))
+
+    def play(x: Tensor) -> float:
+        descend(game.critics, told_apart(x, 1.0) + told_apart(game.drawn(len(x)).detach(), 0.0))
+        return descend(game.generators, told_apart(game.drawn(len(x)), 1.0))
+
+    return game.step(play)
 
 
 LOOPS: dict[str, Callable[[Any, Any], Step]] = {
-    "autoencoder": autoencoder, "contractive": contractive, "denoising": denoising, "greedy": greedy, "masked": masked,
-    "sparse": sparse, "tied": autoencoder, "vae": vae, "wgan_gp": wgan_gp,
+    "autoencoder": autoencoder, "contractive": contractive, "denoising": denoising, "gan": gan, "greedy": greedy,
+    "masked": masked, "sparse": sparse, "tied": autoencoder, "vae": vae, "wgan_div": wgan_div, "wgan_gp": wgan_gp,
 }  # fmt: skip
 """`tied` is an autoencoder whose network shares weights, and its loop is the same."""

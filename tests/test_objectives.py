@@ -205,7 +205,7 @@ def test_the_penalty_is_that_of_the_slope_between_real_and_generated(shape: tupl
     model = wgan_gp.Model(shape, wgan_gp.Hyper(activation="identity", latent=2))
     x, fake, point = torch.randn(4, *shape), torch.randn(4, *shape), torch.zeros(1, *shape, requires_grad=True)
     (slope,) = torch.autograd.grad(model.critic(model.features(point)).sum(), point)
-    torch.testing.assert_close(model._penalty(batch(x), fake), (slope.norm() - 1).square())
+    torch.testing.assert_close(model.penalty(batch(x), fake), 10 * (slope.norm() - 1).square())
 
 
 def test_the_gradient_of_the_penalty_is_the_difference_quotient() -> None:
@@ -214,7 +214,7 @@ def test_the_gradient_of_the_penalty_is_the_difference_quotient() -> None:
     weight = model.features[0].weight
 
     def penalty() -> Tensor:
-        return model._penalty(batch(x, seed=9), fake)
+        return model.penalty(batch(x, seed=9), fake)
 
     (gradient,) = torch.autograd.grad(penalty(), weight)
     step = torch.zeros_like(weight)
@@ -231,10 +231,10 @@ def test_the_penalty_stays_float32_under_autocast() -> None:
     model = wgan_gp.Model((6,), wgan_gp.Hyper())
     x, fake = torch.randn(4, 6), torch.randn(4, 6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = model._penalty(batch(x), fake)
+        inside = model.penalty(batch(x), fake)
         assert model.features(x).dtype == torch.bfloat16
     assert inside.dtype == torch.float32
-    assert torch.equal(inside, model._penalty(batch(x), fake))
+    assert torch.equal(inside, model.penalty(batch(x), fake))
 
 
 def test_a_critic_without_slope_has_a_finite_penalty() -> None:
@@ -261,7 +261,7 @@ def test_the_critic_learns_the_distance_between_two_points() -> None:
                 loss.backward()
                 optimizer.step()
     with torch.no_grad():
-        distance = (model._judge(x) - model._judge(torch.zeros(64, 2))).mean()
+        distance = (model.judge(x) - model.judge(torch.zeros(64, 2))).mean()
     assert distance.item() == pytest.approx(2.0, rel=0.15)
 
 

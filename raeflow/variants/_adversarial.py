@@ -1,0 +1,196 @@
+"""What all games of a generator and a critic share: networks, the encoder that learns after the game, and the score.
+
+Not a variant: a subclass says in `play` what the game is. After the first `game` share of training, generator and critic
+are frozen and an encoder learns to map a row to the code whose generated row resembles it, to the eye and to the critic:
+izi_f of Schlegl et al. 2019, "f-AnoGAN", Medical Image Analysis 54. The same two errors score the row.
+
+Shapes: B rows of a batch, Z codes; x_B* is (B, F), (B, C, L) or (B, C, H, W).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from raeflow.backbones import Backbone, Layers, backbone
+from raeflow.variants import _layers
+from raeflow.variants._contract import Batch, Shape, Variant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Game(Layers):
+    """Hyperparameters of every game; critic and encoder share the encoder's layers, the generator mirrors them."""
+
+    activation: str = "leaky_relu"
+    """relu, leaky_relu (0.2), elu, selu, gelu, silu, tanh; of all three networks."""
+    output: str = "identity"
+    """Last non-linearity of the generator: identity (any scaling) or sigmoid (rows scaled to 0-1)."""
+    critic_steps: int = 1
+    """Steps of the critic for each step of the generator, 1 to 10."""
+    lr: float = 2e-4
+    """Adam's learning rate of critic and generator, 1e-5 to 1e-3."""
+    beta1: float = 0.5
+    """Adam's decay of the mean gradient of critic and generator, 0 to 0.9."""
+    beta2: float = 0.999
+    """Adam's decay of the squared gradient of critic and generator, 0.9 to 0.999."""
+    game: float = 2 / 3
+    """Share of training for the game, above 0 and below 1; the encoder has the rest (100 k and 50 k steps in f-AnoGAN)."""
+    encoder_lr: float = 1e-3
+    """Adam's learning rate of the encoder, 1e-5 to 1e-2."""
+    kappa: float = 1.0
+    """Weight of the error between the critic's features, 0 to 10; 1 in f-AnoGAN."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.at_least(1, "latent", "critic_steps")
+        self.one_of("output", ("identity", "sigmoid"))
+        self.at_least(0, "beta1", "beta2", "kappa")
+        self.above(0, "lr", "encoder_lr", "game")
+        self.below(1, "beta1", "beta2", "game")
+
+
+class Adversarial(Variant):
+    """Critic (features, then a number), generator and encoder; none has batch norm, so each row stands alone."""
+
+    player: ClassVar[str]
+    """The variant's name."""
+    critic_name: ClassVar[str] = "critic"
+    """What the source calls the generator's opponent."""
+
+    def __init__(self, shape: Shape, hyper: Game) -> None:
+        super().__init__()
+        self.rules = hyper
+        self.build(backbone(shape, hyper), hyper)
+        # An encoder that has only just started says nothing yet: wait for a quarter of its time.
+        self.settled_from = hyper.game + (1 - hyper.game) / 4
+
+    def build(self, net: Backbone, hyper: Game) -> None:
+        """The networks of critic (`features`, `critic`), generator and encoder."""
+        self.features: nn.Module = net.encoder()
+        self.critic: nn.Module = nn.Linear(net.features, 1)
+        self.generator: nn.Module = _layers.decoder(net, hyper.latent)
+        self.encoder: nn.Module = _layers.encoder(net, hyper.latent)
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Critic and generator play, the encoder learns after them."""
+        h = self.rules
+        return {
+            self.critic_name: _layers.adam([*self.features.parameters(), *self.critic.parameters()], h.lr, (h.beta1, h.beta2)),
+            "generator": _layers.adam(self.generator.parameters(), h.lr, (h.beta1, h.beta2)),
+            "encoder": _layers.adam(self.encoder.parameters(), h.encoder_lr),
+        }
+
+    def turns(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:
+        """The game's turns; after it, one of the encoder."""
+        if self.rules.output == "sigmoid":
+            _layers.check_unit(batch.x, progress, f"{self.player} with a sigmoid output", "output='identity'")
+        if progress >= self.rules.game:
+            yield "encoder", self.score(batch.x).mean()
+        else:
+            yield from self.play(batch, progress)
+
+    @abstractmethod
+    def play(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:
+        """Turns of critic and generator on one batch."""
+
+    def drawn(self, batch: Batch) -> Tensor:
+        """(B, *shape): generated rows of new codes, float32."""
+        return self.decode(batch.normal(self.rules.latent)).float()
+
+    def judge(self, x: Tensor) -> Tensor:
+        """(B,): the critic's number for each row, float32."""
+        number_B1: Tensor = self.critic(self.features(x))
+        return number_B1.float().flatten()
+
+    def slopes(self, rows: Tensor) -> Tensor:
+        """(B,): norm of the critic's gradient at rows (B, *shape), with a gradient for its weights.
+
+        Always float32: under autocast the error of its gradient is ten times as large.
+        """
+        with torch.autocast(rows.device.type, enabled=False):
+            at = rows.detach().requires_grad_()
+            slope: Tensor = torch.autograd.grad(self.judge(at).sum(), at, create_graph=True)[0]
+            norm_B: Tensor = slope.flatten(1).norm(dim=1)
+            return norm_B
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(B, *shape) -> (B, Z)."""
+        z_BZ: Tensor = self.encoder(x)
+        return z_BZ
+
+    def decode(self, z: Tensor) -> Tensor:
+        """(B, Z) -> (B, *shape): the generator."""
+        return _layers.squash(self.generator(z), self.rules.output)
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """(count, *shape): generated rows of standard normal codes."""
+        return self.decode(_layers.prior(self, count, self.rules.latent, generator))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """(B, *shape) -> (B, *shape): the generated row nearest to x that the encoder finds."""
+        return self.decode(self.encode(x))
+
+    def score(self, x: Tensor) -> Tensor:
+        """(B, *shape) -> (B,): mean squared error of the row plus kappa times that of the critic's features."""
+        rebuilt = self.reconstruct(x)
+        error_B = _layers.square_error(x, rebuilt)
+        if not self.rules.kappa:
+            return error_B
+        return error_B + self.rules.kappa * _layers.square_error(self.features(x), self.features(rebuilt))
+
+
+class Wasserstein(Adversarial):
+    """Critic steps that maximise a distance less a penalty on the critic's slope, then one step of the generator."""
+
+    def play(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:  # noqa: ARG002 - only growing games ask
+        """`critic_steps` turns of the critic with new codes and points each, one of the generator."""
+        for _ in range(self.rules.critic_steps):
+            with torch.no_grad():
+                fake = self.drawn(batch)
+            distance = self.judge(batch.x).mean() - self.judge(fake).mean()
+            yield self.critic_name, self.penalty(batch, fake) - distance
+        yield "generator", -self.judge(self.drawn(batch)).mean()
+
+    @abstractmethod
+    def penalty(self, batch: Batch, fake: Tensor) -> Tensor:
+        """Scalar: what the critic's slope costs, generated rows (B, *shape) given."""
+
+    @staticmethod
+    def between(batch: Batch, fake: Tensor) -> Tensor:
+        """(B, *shape): points on straight lines between real and generated rows, one uniformly drawn for each pair."""
+        share = batch.uniform(*(1,) * (batch.x.dim() - 1))
+        return torch.lerp(batch.x, fake, share)
+
+
+def published_layers(shape: Shape) -> dict[str, Any]:
+    """Networks of the Wasserstein GANs' papers in kind, narrower: images and signals are halved down to maps of about
+    4 x 4 (at most three times, 64 channels there) with a code of 128, or an eighth of a small row; tables get three
+    dense layers (of 128 rather than 512) with a code of 1 + sqrt(F)."""
+    if len(shape) == 1:
+        return {"latent": _layers.table_latent(shape[0]), "layers": (128, 128, 128)}
+    depth = min(3, max(1, math.ceil(math.log2(max(shape[1:]) / 4))))
+    return {
+        "latent": max(1, min(128, math.prod(shape) // 8)),
+        "layers": tuple(64 >> (depth - 1 - i) for i in range(depth)),
+        "kernels": (5 if len(shape) == 3 else 7,) * depth,
+        "output": "sigmoid" if len(shape) == 3 else "identity",
+    }
+
+
+def suggest(trial: Any, shape: Shape) -> dict[str, Any]:
+    """The part of a search space that all games share: latent size, network, kappa and learning rates."""
+    return {
+        **_layers.suggest_layers(trial, shape),
+        "activation": trial.suggest_categorical("activation", ["leaky_relu", "elu", "tanh"]),
+        "kappa": trial.suggest_float("kappa", 0.0, 2.0),
+        "lr": trial.suggest_float("lr", 1e-4, 2e-3, log=True),
+        "encoder_lr": trial.suggest_float("encoder_lr", 3e-4, 1e-2, log=True),
+        "output": "sigmoid" if len(shape) == 3 else "identity",
+    }

@@ -1,0 +1,121 @@
+"""What each game of generator and critic claims of itself, checked against its source."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from raeflow.errors import RaeflowError
+from raeflow.variants import gan, wgan_div
+from raeflow.variants._contract import Batch
+
+
+def batch(x: Tensor, seed: int = 0) -> Batch:
+    return Batch(x, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("k", "p"), [(2.0, 6.0), (0.5, 2.0), (3.0, 3.5)])
+def test_a_linear_critic_has_one_slope_and_so_a_known_divergence(k: float, p: float) -> None:
+    model = wgan_div.Model((6,), wgan_div.Hyper(activation="identity", latent=2, k=k, p=p))
+    x, fake, point = torch.randn(4, 6), torch.randn(4, 6), torch.zeros(1, 6, requires_grad=True)
+    (slope,) = torch.autograd.grad(model.judge(point).sum(), point)
+    torch.testing.assert_close(model.penalty(batch(x), fake), k * slope.norm() ** p)
+    loss = next(model.turns(batch(x), 0.0))[1]
+    drawn = model.drawn(batch(x))
+    expected = model.penalty(batch(x), drawn) - model.judge(x).mean() + model.judge(drawn).mean()
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize(("k", "p"), [(2.0, 6.0), (1.0, 2.0)])
+def test_the_critic_of_the_divergence_settles_where_calculus_says(k: float, p: float) -> None:
+    """Two points at distance r: a critic of slope s between them gains r s - k s^p, most at s = (r / (k p))^(1 / (p - 1))."""
+    torch.manual_seed(0)
+    model = wgan_div.Model((2,), wgan_div.Hyper(latent=1, lr=1e-2, beta1=0.5, width=32, k=k, p=p))
+    for weight in model.generator.parameters():
+        nn.init.zeros_(weight)
+    x, optimizer, dice = torch.tensor([[1.2, -1.6]]).expand(64, 2), model.optimizers()["critic"], torch.Generator().manual_seed(0)
+    for _ in range(120):
+        for player, loss in model.turns(Batch(x, generator=dice), 0.0):
+            if player == "critic":
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    with torch.no_grad():
+        gained = (model.judge(x) - model.judge(torch.zeros(64, 2))).mean()
+    best = (2.0 / (k * p)) ** (1 / (p - 1))
+    assert gained.item() == pytest.approx(2.0 * best, rel=0.1)
+
+
+def test_the_two_players_of_the_first_game_say_what_goodfellow_says() -> None:
+    """The discriminator: -log D(x) - log(1 - D(G(z))); the generator, not saturating: -log D(G(z))."""
+    model, x = gan.Model((6,), gan.Hyper(latent=2)), torch.randn(5, 6)
+    dice = batch(x)
+    first, second = (model.drawn(dice) for _ in range(2))
+    chance = [torch.sigmoid(model.judge(rows)) for rows in (x, first, second)]
+    (one, judged), (two, made) = model.turns(batch(x), 0.0)
+    assert (one, two) == ("discriminator", "generator")
+    torch.testing.assert_close(judged, -chance[0].log().mean() - (1 - chance[1]).log().mean())
+    torch.testing.assert_close(made, -chance[2].log().mean())
+
+
+def test_smoothing_moves_the_aim_of_real_rows_alone() -> None:
+    model, x = gan.Model((6,), gan.Hyper(latent=2, smooth=0.1)), torch.randn(5, 6)
+    fake, logits = model.drawn(batch(x)), model.judge(x)
+    loss = next(model.turns(batch(x), 0.0))[1]
+    aimed = functional.binary_cross_entropy_with_logits(logits, torch.full((5,), 0.9))
+    torch.testing.assert_close(loss, aimed + functional.softplus(model.judge(fake)).mean())
+
+
+def test_replayed_rows_are_earlier_ones_and_leave_in_order() -> None:
+    model = gan.Model((3,), gan.Hyper(latent=2, replay=8))
+    rounds = [torch.full((4, 3), float(n)) for n in range(1, 5)]
+    dice = batch(torch.zeros(4, 3))
+    seen = [model.mixed(dice, rows) for rows in rounds]
+    assert torch.equal(seen[0], rounds[0]), "nothing has been kept before the first"
+    for number, mixed in enumerate(seen, start=1):
+        values = set(mixed[:, 0].tolist())
+        assert values <= {float(n) for n in range(max(1, number - 2), number + 1)}
+    assert sorted(model.get_buffer("replay")[:, 0].tolist()) == [3.0] * 4 + [4.0] * 4
+    earlier = torch.cat([model.mixed(dice, rows := torch.full((4, 3), 9.0 + n)) != rows for n in range(100)])[:, 0]
+    assert 0.4 < earlier.float().mean() < 0.6
+
+
+def test_a_batch_of_likes_is_told_by_its_closeness() -> None:
+    """Salimans et al. 2016, section 3.2: o(x_i) = sum over the others of exp(-L1 distance of their projections)."""
+    torch.manual_seed(0)
+    close = gan.Closeness(5, kernels=3, values=2)
+    rows = torch.randn(4, 5)
+    m = close.project(rows).reshape(4, 3, 2)
+    seen = torch.stack([sum(torch.exp(-(m[i] - m[j]).abs().sum(1)) for j in range(4) if j != i) for i in range(4)])
+    torch.testing.assert_close(close(rows), close.last(torch.cat([rows, seen], 1)))
+    same = rows[:1].expand(4, 5)
+    with torch.no_grad():
+        close.last.weight.zero_()
+        close.last.weight[0, 5:] = 1.0
+        close.last.bias.zero_()
+    torch.testing.assert_close(close(same), torch.full((4, 1), 9.0))  # three others, three kernels
+    assert (close(rows) < close(same)).all()
+
+
+def test_scores_see_no_neighbour_even_where_the_discriminator_does() -> None:
+    model, x = gan.Model((6,), gan.Hyper(latent=2, batch_kernels=4, replay=16)).eval(), torch.randn(7, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.cat([model.score(row[None]) for row in x]), model.score(x))
+
+
+@pytest.mark.parametrize(
+    ("module", "values", "said"),
+    [
+        (gan, {"replay": -1}, "replay=-1"),
+        (gan, {"smooth": 1.0}, "smooth=1.0"),
+        (wgan_div, {"p": 1.0}, "p=1.0"),
+        (wgan_div, {"k": 0.0}, "k=0.0"),
+    ],
+    ids=str,
+)
+def test_nonsense_is_refused_with_its_value(module: object, values: dict[str, float], said: str) -> None:
+    with pytest.raises(RaeflowError) as refusal:
+        module.Hyper(**values)  # type: ignore[attr-defined]
+    assert said in str(refusal.value)
