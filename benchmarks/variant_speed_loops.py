@@ -127,7 +127,10 @@ def masked(model: Any, hyper: Any) -> Step:
         ramp = progress / hyper.warm_up if progress < hyper.warm_up else 0.5 * (1 + math.cos(math.pi * progress))
         for group in optimizer.param_groups:
             group["lr"] = hyper.lr * ramp
-        patches = model.cut.cut(x)
+        if progress == 0:  # pixels (steps, entries) of mean 0 and deviation 1, as the authors' images have
+            model.mean.fill_(x.mean())
+            model.deviation.fill_(x.std())
+        patches = model.cut.cut((x - model.mean) / model.deviation)
         rows, tokens, _ = patches.shape
         shuffle = torch.rand(rows, tokens).argsort(1)
         restore = shuffle.argsort(1)
@@ -138,7 +141,7 @@ def masked(model: Any, hyper: Any) -> Step:
         whole = torch.gather(whole, 1, restore[:, :, None].expand(-1, -1, whole.shape[2])) + model.decoder_positions
         error = ((model.predict(model.decoder(whole)) - patches) ** 2).mean(2)
         hidden = (restore >= model.seen).float()
-        return descend(optimizer, (error * hidden).sum() / hidden.sum())
+        return descend(optimizer, (error * hidden).sum() / hidden.sum() * model.deviation.square().squeeze())
 
     return step
 
