@@ -55,11 +55,11 @@ class Preset(NamedTuple):
 
 
 FULL = Preset(Form(rows=10_000, test=10_000, epochs=20), FAMILIES, 3, 3, 6)
-MEDIUM = Preset(Form(rows=6_000, test=4_000, epochs=20), FAMILIES, 1, 1, 3, ("masked", "wgan_gp"), ("masked",))
+MEDIUM = Preset(Form(rows=6_000, test=4_000, epochs=20), FAMILIES, 1, 1, 3, ("gan", "masked", "wgan_div", "wgan_gp"), ("masked",))
 QUICK = Preset(
     Form(rows=3_000, test=2_000, epochs=18),
     ("mnist/2", "mnist/8", "fashion_mnist/2", "fashion_mnist/8", "adbench/cardio", "adbench/ionosphere", "adbench/vowels", "adbench/wdbc"),
-    1, 1, 2, ("masked", "wgan_gp"),
+    1, 1, 2, ("gan", "masked", "wgan_div", "wgan_gp"),
 )  # fmt: skip
 
 
