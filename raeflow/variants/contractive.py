@@ -84,6 +84,7 @@ class Model(_rebuild.Rebuilder):
         self.hyper = hyper
         self.weight = hyper.contraction / math.prod(shape)  # the paper's objective, divided by the values of a row
         self.exact = hyper.jacobian == "exact" or (hyper.jacobian == "auto" and hyper.latent in range(1, _EXACT_UP_TO + 1))
+        self.only = self._only_layer() if hyper.jacobian != "estimate" else None  # in a tuple, where modules are not owned twice
 
     def halves(self, net: Backbone, latent: int) -> tuple[nn.Module, nn.Module]:
         """The encoder, and a decoder that reads the encoder's weights."""
@@ -111,9 +112,8 @@ class Model(_rebuild.Rebuilder):
         Always float32: a second derivative under autocast loses what it is to measure.
         """
         with torch.autocast(batch.x.device.type, enabled=False):
-            layer = self._only_layer()
-            if layer is not None and self.hyper.jacobian != "estimate":
-                return self._closed_form(*layer, batch.x)
+            if self.only is not None:
+                return self._closed_form(*self.only, batch.x)
             x = batch.x.detach().requires_grad_()
             z_BZ = self.encode(x)
             directions = list(self._directions(z_BZ, batch))
