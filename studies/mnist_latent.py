@@ -9,8 +9,10 @@ Gaussian noise of 0.2 that the network, trained on clean digits alone, cleans.
 
     raeflow study mnist_latent
 
-Measured on one of 2 shared cores: 9 min 21 s; validation MSE 0.007055, threshold 0.007532 on batches and
-0.011386 on rows, mean one-against-rest AUROC 0.9611 (8: 0.8975 at the least, 1: 0.9991 at the most).
+Measured on 2 shared cores: 7 min 49 s; validation MSE 0.007055, threshold 0.007532 on batches and 0.011386 on rows, mean
+one-against-rest AUROC 0.9611 (8: 0.8975 at the least, 1: 0.9991 at the most). Five neighbours' codes name the right digit of
+96.3 %. The network takes the look of noise away but not its error: 0.0261 from the clean digit, the noisy one 0.0212; a
+`denoising` variant is the one that is trained for it.
 """
 
 from __future__ import annotations
