@@ -10,6 +10,9 @@ The source takes batches of 2,048. They make 28 steps an epoch, which are too fe
 corrupted anew, and the test images once.
 
     raeflow study fashion_denoise
+
+Measured on 2 cores that other runs shared: 19 min 5 s, 968 s of them in the source's network. PSNR of test images: noisy
+13.84 dB, the source's network 21.07 dB (+7.24), the best one found 26.23 dB (+12.39); SSIM 0.4925, 0.8238 and 0.9463.
 """
 
 from __future__ import annotations
