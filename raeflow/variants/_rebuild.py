@@ -119,6 +119,15 @@ def published_layers(shape: Shape) -> dict[str, Any]:
     return {"latent": latent, **convolutions, "feature_activation": False, "output": "sigmoid"}
 
 
+def published_stack(shape: Shape) -> dict[str, Any]:
+    """The sources' dense stack: selu layers of 100 and 30, the code being the second, binary cross-entropy on images and
+    mean squared error elsewhere; tables: 64-32 and a code of 1 + sqrt(F) (Cao, Nicolau & McDermott 2019)."""
+    if len(shape) == 1:
+        return {**published_layers(shape), "activation": "selu"}
+    stack: dict[str, Any] = {"backbone": "mlp", "layers": (100,), "latent": _layers.below_size(30, shape), "activation": "selu"}
+    return {**stack, "code_activation": True, "loss": "bce" if len(shape) == 3 else "mse"}
+
+
 def suggest(trial: Any, shape: Shape, latent: tuple[int, int] | None = None, overcomplete: bool = False) -> dict[str, Any]:
     """The part of a search space that all rebuilding variants share: latent size, network, activation and learning rate."""
     return {

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from raeflow.backbones import Backbone
 from raeflow.errors import RaeflowError
-from raeflow.variants import _layers, _rebuild
+from raeflow.variants import _rebuild
 from raeflow.variants._contract import Batch, Shape
 from raeflow.variants._tied import tie
 
@@ -39,12 +39,8 @@ class Hyper(_rebuild.Rebuild):
 
 
 def published(shape: Shape) -> Hyper:
-    """Dense selu layers of 100 and 30, the code being the second, binary cross-entropy on images and mean squared error
-    elsewhere, as in the tied stack of the sources; tables: 64-32 and a code of 1 + sqrt(F) (Cao, Nicolau & McDermott 2019)."""
-    if len(shape) == 1:
-        return Hyper(**_rebuild.published_layers(shape), activation="selu")
-    stack: dict[str, Any] = {"backbone": "mlp", "layers": (100,), "latent": _layers.below_size(30, shape), "activation": "selu"}
-    return Hyper(**stack, code_activation=True, loss="bce" if len(shape) == 3 else "mse")
+    """The sources' dense stack (see `_rebuild.published_stack`), Adam(1e-3)."""
+    return Hyper(**_rebuild.published_stack(shape))
 
 
 def space(trial: Any, shape: Shape) -> Hyper:
