@@ -17,6 +17,7 @@ from raeflow.data.rows import Rows
 from raeflow.data.stream import StreamedRows
 from raeflow.errors import RaeflowError
 from raeflow.study import Data, Training
+from raeflow.variants._contract import Variant
 
 N, D = 20_000, 8
 
@@ -194,10 +195,8 @@ def test_faults_are_told_with_their_place_in_a_stream_too(tmp_path):
 # --- training ----------------------------------------------------------------------------------------------------------------
 
 
-class Line(nn.Module):
+class Line(Variant):
     """A linear autoencoder of two codes: the smallest variant there is."""
-
-    settled_from = 0.0
 
     def __init__(self, shape, hyper):
         super().__init__()
