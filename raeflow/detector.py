@@ -34,7 +34,7 @@ from raeflow.calibration import Moments, Threshold, calibrate, combine, log_mome
 from raeflow.data.rows import RowSpec, Splits
 from raeflow.data.scaling import Scaling
 from raeflow.errors import RaeflowError
-from raeflow.stored import WEIGHTS, brief, read
+from raeflow.stored import FORMAT, WEIGHTS, brief, read
 from raeflow.study import Calibration
 from raeflow.training import Fitted, resolve_device, score_batch
 from raeflow.variants._contract import Variant
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 Input: TypeAlias = "npt.NDArray[Any] | Tensor | pa.Table | pa.RecordBatch"
 """Unscaled rows: an array or tensor (N, *shape) of numbers, or Arrow data (pandas and polars frames too) with the row's columns."""
 
-FORMAT = 1
-"""Version of the files on disk; a reader refuses what is newer."""
 CONTENT = "detector.json"
 
 Floats = npt.NDArray[np.float32]

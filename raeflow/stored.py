@@ -13,6 +13,7 @@ from raeflow.errors import RaeflowError
 from raeflow.training import Fitted
 
 FORMAT = 1
+"""Version of the files on disk, of models and detectors; a reader of detectors refuses what is newer."""
 WEIGHTS, FITTED = "weights.safetensors", "fitted.json"
 
 

@@ -47,7 +47,7 @@ def model(shape: tuple[int, ...], values: dict[str, Any], seed: int = 0) -> tied
 
 def untied(made: tied.Model, shape: tuple[int, ...]) -> autoencoder.Model:
     """A plain autoencoder of the same weights, each written down twice."""
-    plain = autoencoder.Model(shape, autoencoder.Hyper(**dataclasses.asdict(made.rebuild)))
+    plain = autoencoder.Model(shape, autoencoder.Hyper(**dataclasses.asdict(made.hyper)))
     plain.encoder.load_state_dict(made.encoder.state_dict())
     maps, mirrors = ([m for m in half.modules() if isinstance(m, LINEAR)] for half in (plain.encoder, plain.decoder))
     own = [m for m in made.decoder.modules() if isinstance(m, Transposed)]
@@ -102,7 +102,7 @@ def test_values_and_gradients_are_those_of_weights_written_twice(shape: tuple[in
 @each_network
 def test_copies_stay_tied_to_themselves(shape: tuple[int, ...], values: dict[str, Any]) -> None:
     made, x = model(shape, values).eval(), torch.rand(5, *shape)
-    again = tied.Model(shape, made.rebuild)
+    again = tied.Model(shape, made.hyper)
     again.load_state_dict(made.state_dict())
     before = made.reconstruct(x)
     for twin in (again, copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
@@ -133,7 +133,7 @@ def test_published_values_are_the_stack_of_the_source(variant: Any) -> None:
     sizes = [(m.in_features, m.out_features) for m in made.encoder.modules() if isinstance(m, nn.Linear)]
     assert sizes == [(784, 100), (100, 30)]
     assert told.count("SELU") == 3
-    assert made.rebuild.loss == "bce"
+    assert made.hyper.loss == "bce"
     biases = 100 + 30 + 100 + 784
     assert sum(p.numel() for p in made.parameters()) == (784 * 100 + 100 * 30) * (1 if variant is tied else 2) + biases
 

@@ -13,7 +13,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,10 @@ class Game(Layers):
         self.below(1, "beta1", "beta2", "game")
 
 
-class Adversarial(Variant):
+H = TypeVar("H", bound=Game)
+
+
+class Adversarial(Variant, Generic[H]):
     """Critic (features, then a number), generator and encoder; none has batch norm, so each row stands alone."""
 
     player: ClassVar[str]
@@ -64,23 +67,23 @@ class Adversarial(Variant):
     critic_name: ClassVar[str] = "critic"
     """What the source calls the generator's opponent."""
 
-    def __init__(self, shape: Shape, hyper: Game) -> None:
+    def __init__(self, shape: Shape, hyper: H) -> None:
         super().__init__()
-        self.rules = hyper
-        self.build(backbone(shape, hyper), hyper)
+        self.hyper = hyper
+        self.build(backbone(shape, hyper))
         # An encoder that has only just started says nothing yet: wait for a quarter of its time.
         self.settled_from = hyper.game + (1 - hyper.game) / 4
 
-    def build(self, net: Backbone, hyper: Game) -> None:
+    def build(self, net: Backbone) -> None:
         """The networks of critic (`features`, `critic`), generator and encoder."""
         self.features: nn.Module = net.encoder()
         self.critic: nn.Module = nn.Linear(net.features, 1)
-        self.generator: nn.Module = _layers.decoder(net, hyper.latent)
-        self.encoder: nn.Module = _layers.encoder(net, hyper.latent)
+        self.generator: nn.Module = _layers.decoder(net, self.hyper.latent)
+        self.encoder: nn.Module = _layers.encoder(net, self.hyper.latent)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Critic and generator play, the encoder learns after them."""
-        h = self.rules
+        h = self.hyper
         return {
             self.critic_name: _layers.adam([*self.features.parameters(), *self.critic.parameters()], h.lr, (h.beta1, h.beta2)),
             "generator": _layers.adam(self.generator.parameters(), h.lr, (h.beta1, h.beta2)),
@@ -89,9 +92,9 @@ class Adversarial(Variant):
 
     def turns(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:
         """The game's turns; after it, one of the encoder."""
-        if self.rules.output == "sigmoid":
+        if self.hyper.output == "sigmoid":
             _layers.check_unit(batch.x, progress, f"{self.player} with a sigmoid output", "output='identity'")
-        if progress >= self.rules.game:
+        if progress >= self.hyper.game:
             yield "encoder", self.score(batch.x).mean()
         else:
             yield from self.play(batch, progress)
@@ -102,7 +105,7 @@ class Adversarial(Variant):
 
     def drawn(self, batch: Batch) -> Tensor:
         """(B, *shape): generated rows of new codes, float32."""
-        return self.decode(batch.normal(self.rules.latent)).float()
+        return self.decode(batch.normal(self.hyper.latent)).float()
 
     def judge(self, x: Tensor) -> Tensor:
         """(B,): the critic's number for each row, float32."""
@@ -127,11 +130,11 @@ class Adversarial(Variant):
 
     def decode(self, z: Tensor) -> Tensor:
         """(B, Z) -> (B, *shape): the generator."""
-        return _layers.squash(self.generator(z), self.rules.output)
+        return _layers.squash(self.generator(z), self.hyper.output)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """(count, *shape): generated rows of standard normal codes."""
-        return self.decode(_layers.prior(self, count, self.rules.latent, generator))
+        return self.decode(_layers.prior(self, count, self.hyper.latent, generator))
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """(B, *shape) -> (B, *shape): the generated row nearest to x that the encoder finds."""
@@ -141,17 +144,17 @@ class Adversarial(Variant):
         """(B, *shape) -> (B,): mean squared error of the row plus kappa times that of the critic's features."""
         rebuilt = self.reconstruct(x)
         error_B = _layers.square_error(x, rebuilt)
-        if not self.rules.kappa:
+        if not self.hyper.kappa:
             return error_B
-        return error_B + self.rules.kappa * _layers.square_error(self.features(x), self.features(rebuilt))
+        return error_B + self.hyper.kappa * _layers.square_error(self.features(x), self.features(rebuilt))
 
 
-class Wasserstein(Adversarial):
+class Wasserstein(Adversarial[H]):
     """Critic steps that maximise a distance less a penalty on the critic's slope, then one step of the generator."""
 
     def play(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:  # noqa: ARG002 - only growing games ask
         """`critic_steps` turns of the critic with new codes and points each, one of the generator."""
-        for _ in range(self.rules.critic_steps):
+        for _ in range(self.hyper.critic_steps):
             with torch.no_grad():
                 fake = self.drawn(batch)
             distance = self.judge(batch.x).mean() - self.judge(fake).mean()

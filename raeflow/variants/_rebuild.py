@@ -8,7 +8,7 @@ Shapes: B rows of a batch, Z codes; x_B* is (B, F), (B, C, L) or (B, C, H, W).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -46,30 +46,33 @@ class Rebuild(Layers):
         self.at_least(0, "weight_decay")
 
 
-class Rebuilder(Variant):
+H = TypeVar("H", bound=Rebuild)
+
+
+class Rebuilder(Variant, Generic[H]):
     """Encoder, code, decoder; score (B,) is the mean squared error of a row."""
 
     player: ClassVar[str]
     """The one player's name, which is the variant's."""
 
-    def __init__(self, shape: Shape, hyper: Rebuild) -> None:
+    def __init__(self, shape: Shape, hyper: H) -> None:
         super().__init__()
-        self.rebuild = hyper
+        self.hyper = hyper
         self.output = "sigmoid" if hyper.loss == "bce" else hyper.output
-        self.code_activation = self.activate_code(hyper)
+        self.code_activation = self.activate_code()
         self.encoder, self.decoder = self.halves(backbone(shape, hyper), hyper.latent)
 
     def halves(self, net: Backbone, latent: int) -> tuple[nn.Module, nn.Module]:
         """The encoder (B, *shape) -> (B, Z) and the decoder back, both linear at their ends."""
         return _layers.encoder(net, latent), _layers.decoder(net, latent)
 
-    def activate_code(self, hyper: Rebuild) -> nn.Module:
+    def activate_code(self) -> nn.Module:
         """What follows the encoder's last linear map."""
-        return activation(hyper.activation) if hyper.code_activation else nn.Identity()
+        return activation(self.hyper.activation) if self.hyper.code_activation else nn.Identity()
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One player."""
-        h = self.rebuild
+        h = self.hyper
         if h.optimizer == "sgd":
             return {self.player: torch.optim.SGD(self.parameters(), lr=h.lr, weight_decay=h.weight_decay)}
         return {self.player: _layers.adam(self.parameters(), h.lr, weight_decay=h.weight_decay)}
@@ -81,7 +84,7 @@ class Rebuilder(Variant):
 
     def misfit(self, logits: Tensor, x: Tensor) -> Tensor:
         """The reconstruction loss, mean over batch and row, of the decoder's linear output."""
-        if self.rebuild.loss == "bce":
+        if self.hyper.loss == "bce":
             return functional.binary_cross_entropy_with_logits(logits.float(), x)
         return functional.mse_loss(_layers.squash(logits, self.output).float(), x)
 

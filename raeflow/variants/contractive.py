@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,7 @@ def space(trial: Any, shape: Shape) -> Hyper:
     return Hyper(**network, contraction=trial.suggest_float("contraction", 1e-3, 3.0, log=True))
 
 
-class Model(_rebuild.Rebuilder):
+class Model(_rebuild.Rebuilder[Hyper]):
     """Trained for the reconstruction and for a small Jacobian of the encoder; scored by the reconstruction alone."""
 
     player = "contractive"
@@ -81,7 +81,6 @@ class Model(_rebuild.Rebuilder):
 
     def __init__(self, shape: Shape, hyper: Hyper) -> None:
         super().__init__(shape, hyper)
-        self.hyper = hyper
         self.weight = hyper.contraction / math.prod(shape)  # the paper's objective, divided by the values of a row
         self.exact = hyper.jacobian == "exact" or (hyper.jacobian == "auto" and hyper.latent in range(1, _EXACT_UP_TO + 1))
         self.only = self._only_layer() if hyper.jacobian != "estimate" else None  # in a tuple, where modules are not owned twice
@@ -89,13 +88,13 @@ class Model(_rebuild.Rebuilder):
     def halves(self, net: Backbone, latent: int) -> tuple[nn.Module, nn.Module]:
         """The encoder, and a decoder that reads the encoder's weights."""
         encoder, decoder = super().halves(net, latent)
-        if cast(Hyper, self.rebuild).tied:
+        if self.hyper.tied:
             tie(encoder, decoder)
         return encoder, decoder
 
-    def activate_code(self, hyper: _rebuild.Rebuild) -> nn.Module:
+    def activate_code(self) -> nn.Module:
         """A sigmoid, as in the paper."""
-        return nn.Sigmoid() if hyper.code_activation else nn.Identity()
+        return nn.Sigmoid() if self.hyper.code_activation else nn.Identity()
 
     def turns(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:
         """One turn: the reconstruction loss, mean over batch and row, plus lambda / row size times the penalty."""

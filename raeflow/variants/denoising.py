@@ -58,15 +58,11 @@ def space(trial: Any, shape: Shape) -> Hyper:
     )
 
 
-class Model(_rebuild.Rebuilder):
+class Model(_rebuild.Rebuilder[Hyper]):
     """Trained to rebuild the clean row from a corrupted one; scores and reconstructs rows as they come."""
 
     player = "denoising"
     overcomplete = True
-
-    def __init__(self, shape: Shape, hyper: Hyper) -> None:
-        super().__init__(shape, hyper)
-        self.hyper = hyper
 
     def turns(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:
         """One turn: the loss between the clean row and what is rebuilt from the corrupted one, mean over batch and row."""

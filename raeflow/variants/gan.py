@@ -61,28 +61,27 @@ def space(trial: Any, shape: Shape) -> Hyper:
     )
 
 
-class Model(_adversarial.Adversarial):
+class Model(_adversarial.Adversarial[Hyper]):
     """Discriminator and generator in turn, both by binary cross-entropy."""
 
     player = "gan"
     critic_name = "discriminator"
 
     def __init__(self, shape: Shape, hyper: Hyper) -> None:
-        self.hyper = hyper
         super().__init__(shape, hyper)
         if hyper.replay:
             self.register_buffer("replay", torch.zeros(hyper.replay, *shape))
             self.register_buffer("kept", torch.zeros((), dtype=torch.int64))  # rows ever written
 
-    def build(self, net: Backbone, hyper: _adversarial.Game) -> None:
+    def build(self, net: Backbone) -> None:
         """The networks; the discriminator's last layer also sees the closeness of a batch's rows where asked."""
-        super().build(net, hyper)
+        super().build(net)
         if self.hyper.batch_kernels:
             self.critic = Closeness(net.features, self.hyper.batch_kernels, _KERNEL_VALUES)
 
     def play(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:  # noqa: ARG002 - only growing games ask
         """`critic_steps` turns of the discriminator, one of the generator."""
-        for _ in range(self.rules.critic_steps):
+        for _ in range(self.hyper.critic_steps):
             with torch.no_grad():
                 fake = self.mixed(batch, self.drawn(batch)) if self.hyper.replay else self.drawn(batch)
             yield self.critic_name, self.told_apart(batch.x, 1 - self.hyper.smooth) + self.told_apart(fake, 0.0)

@@ -55,7 +55,7 @@ def space(trial: Any, shape: Shape) -> Hyper:
     return Hyper(**_rebuild.suggest(trial, shape), fine_tuning=trial.suggest_float("fine_tuning", 0.2, 0.8))
 
 
-class Model(_rebuild.Rebuilder):
+class Model(_rebuild.Rebuilder[Hyper]):
     """A deep autoencoder, trained pair by pair and then as a whole."""
 
     player = "greedy"

@@ -72,19 +72,15 @@ def space(trial: Any, shape: Shape) -> Hyper:
     return Hyper(**network, sparsity=sparsity, kl=weight, activity=activity)
 
 
-class Model(_rebuild.Rebuilder):
+class Model(_rebuild.Rebuilder[Hyper]):
     """Trained for the reconstruction and for the sparsity of its codes; scored by the reconstruction alone."""
 
     player = "sparse"
     overcomplete = True
 
-    def __init__(self, shape: Shape, hyper: Hyper) -> None:
-        super().__init__(shape, hyper)
-        self.hyper = hyper
-
-    def activate_code(self, hyper: _rebuild.Rebuild) -> nn.Module:
+    def activate_code(self) -> nn.Module:
         """A sigmoid, whose values can be read as chances."""
-        return nn.Sigmoid() if hyper.code_activation else nn.Identity()
+        return nn.Sigmoid() if self.hyper.code_activation else nn.Identity()
 
     def turns(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:
         """One turn: the reconstruction loss, mean over batch and row, plus the penalty on the batch's codes."""

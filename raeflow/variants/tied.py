@@ -48,7 +48,7 @@ def space(trial: Any, shape: Shape) -> Hyper:
     return Hyper(**_rebuild.suggest(trial, shape))
 
 
-class Model(_rebuild.Rebuilder):
+class Model(_rebuild.Rebuilder[Hyper]):
     """Trained for the reconstruction alone."""
 
     player = "tied"

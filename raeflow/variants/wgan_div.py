@@ -54,14 +54,10 @@ def space(trial: Any, shape: Shape) -> Hyper:
     )
 
 
-class Model(_adversarial.Wasserstein):
+class Model(_adversarial.Wasserstein[Hyper]):
     """The critic's slope costs k times its p-th power."""
 
     player = "wgan_div"
-
-    def __init__(self, shape: Shape, hyper: Hyper) -> None:
-        super().__init__(shape, hyper)
-        self.hyper = hyper
 
     def penalty(self, batch: Batch, fake: Tensor) -> Tensor:
         """k times the mean of |gradient of the critic|^p between real and generated rows (Algorithm 1)."""

@@ -53,14 +53,10 @@ def space(trial: Any, shape: Shape) -> Hyper:
     return Hyper(**_adversarial.suggest(trial, shape), penalty=trial.suggest_float("penalty", 0.1, 30.0, log=True))
 
 
-class Model(_adversarial.Wasserstein):
+class Model(_adversarial.Wasserstein[Hyper]):
     """The critic's slope is held near one on the lines between real and generated rows."""
 
     player = "wgan_gp"
-
-    def __init__(self, shape: Shape, hyper: Hyper) -> None:
-        super().__init__(shape, hyper)
-        self.hyper = hyper
 
     def penalty(self, batch: Batch, fake: Tensor) -> Tensor:
         """Lambda times the mean of (|gradient of the critic| - 1)^2 between real and generated rows (eq. 3)."""
