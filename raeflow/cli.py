@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=text, description=text)
         verb.add_argument("study", metavar="STUDY", help="a name in ./studies, or a Python file that defines STUDY")
         verb.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field, as in search.trials=8")
+        verb.add_argument("--full", action="store_true", help="the study's full form, FULL, for a GPU and hours (where it has one)")
         verb.add_argument("--home", help="folder that keeps the study's folder (default: the study's own, runs)")
         if name in ("study", "search"):
             verb.add_argument("--fresh", action="store_true", help="forget what an earlier run of this name left")
@@ -118,7 +119,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.verb in ("study", "search", "train", "calibrate", "report"):
         from raeflow import verbs
 
-        study, module = load_study(arguments.study)
+        study, module = load_study(arguments.study, "FULL" if arguments.full else "STUDY")
         study = override(study, arguments.set)
         if arguments.home:
             study = study.but(home=arguments.home)
@@ -128,8 +129,11 @@ def _run(arguments: argparse.Namespace) -> int:
     return int(getattr(verbs, arguments.verb)(arguments))
 
 
-def load_study(name: str) -> tuple[Study, Any]:
-    """A study and the module that defines it, from `studies/NAME.py` here or beside the package, or from a file."""
+def load_study(name: str, form: str = "STUDY") -> tuple[Study, Any]:
+    """A study and the module that defines it, from `studies/NAME.py` here or beside the package, or from a file.
+
+    `form` names the variable that holds it: STUDY, or FULL for the same question at the source's budget.
+    """
     from raeflow.study import Study
 
     path = study_file(name)
@@ -146,9 +150,9 @@ def load_study(name: str) -> tuple[Study, Any]:
         line = next((f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(path)), None)
         at = getattr(error, "lineno", None) or line
         raise RaeflowError(f"{path}, line {at}: {type(error).__name__}: {error}") from error
-    study = getattr(module, "STUDY", None)
+    study = getattr(module, form, None)
     if not isinstance(study, Study):
-        raise RaeflowError(f"{path} defines no STUDY = raeflow.Study(...)")
+        raise RaeflowError(f"{path} defines no {form} = raeflow.Study(...)")
     return study, module
 
 

@@ -44,7 +44,7 @@ def search(study: Study, _module: Any, arguments: argparse.Namespace) -> int:
     with _session(study, arguments.fresh) as session:
         session.search()
         print(_trial_table(session))
-    print(f"\ntrials    {study.folder / 'trials.json'}\nnext      raeflow train {arguments.study}{_home(arguments)}")
+    print(f"\ntrials    {study.folder / 'trials.json'}\nnext      raeflow train {arguments.study}{_same(arguments)}")
     return 0
 
 
@@ -57,7 +57,7 @@ def train(study: Study, _module: Any, arguments: argparse.Namespace) -> int:
             loss = fitted.history[fitted.best_epoch - 1]["validation_loss"]
             place = study.folder / "models" / str(number)
             print(f"{fitted.variant}: validation loss {loss:.6g} at epoch {fitted.best_epoch}, kept in {place}")
-    print(f"\nnext      raeflow calibrate {arguments.study}{_home(arguments)}")
+    print(f"\nnext      raeflow calibrate {arguments.study}{_same(arguments)}")
     return 0
 
 
@@ -68,7 +68,7 @@ def calibrate(study: Study, _module: Any, arguments: argparse.Namespace) -> int:
         uri = session.register(detector)
     folder = study.folder / "detector"
     print(f"threshold {detector.threshold.value:.6g}\ndetector  {folder}  (id {detector.id}, MLflow {uri})")
-    print(f"\nnext      raeflow report {arguments.study}{_home(arguments)}\n          raeflow score {folder} NEW.parquet --out scored")
+    print(f"\nnext      raeflow report {arguments.study}{_same(arguments)}\n          raeflow score {folder} NEW.parquet --out scored")
     return 0
 
 
@@ -217,5 +217,6 @@ def _trial_table(session: pipeline.Session) -> str:
     return report.table(session.trials(), None, session.splits, {}, {})
 
 
-def _home(arguments: argparse.Namespace) -> str:
-    return f" --home {arguments.home}" if arguments.home else ""
+def _same(arguments: argparse.Namespace) -> str:
+    """The options with which the next verb means the same study."""
+    return (" --full" if arguments.full else "") + (f" --home {arguments.home}" if arguments.home else "")

@@ -86,6 +86,15 @@ def test_set_changes_fields_and_refuses_what_is_not_there(tmp_path):
             cli.override(study, [change])
 
 
+def test_a_study_may_have_a_full_form(capsys, tmp_path):
+    text = "from raeflow import Data, Study\nSTUDY = Study(name='mine', data=Data('x'))\n"
+    assert "defines no FULL" in refused(capsys, "study", study_file(tmp_path, text), "--full")
+    both = study_file(tmp_path, text + "FULL = STUDY.but(name='mine_full', data=Data('/no/such/rows.parquet'))\n")
+    assert cli.load_study(str(both))[0].name == "mine"
+    assert cli.load_study(str(both), "FULL")[0].name == "mine_full"
+    assert "/no/such/rows.parquet" in refused(capsys, "study", both, "--full")
+
+
 def test_an_unexpected_error_is_one_line_and_a_log(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "_run", lambda _arguments: 1 / 0)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from raeflow.backbones import Backbone, Layers, backbone
+from raeflow.errors import RaeflowError
 from raeflow.variants import _layers
 from raeflow.variants._contract import Batch, Shape, Variant
 
@@ -41,7 +42,8 @@ class Game(Layers):
     beta2: float = 0.999
     """Adam's decay of the squared gradient of critic and generator, 0.9 to 0.999."""
     game: float = 2 / 3
-    """Share of training for the game, above 0 and below 1; the encoder has the rest (100 k and 50 k steps in f-AnoGAN)."""
+    """Share of training for the game, above 0, at most 1; the encoder has the rest (100 k and 50 k steps in f-AnoGAN), and
+    with 1 it never learns: for drawing rows alone."""
     encoder_lr: float = 1e-3
     """Adam's learning rate of the encoder, 1e-5 to 1e-2."""
     kappa: float = 1.0
@@ -53,14 +55,16 @@ class Game(Layers):
         self.one_of("output", ("identity", "sigmoid"))
         self.at_least(0, "beta1", "beta2", "kappa")
         self.above(0, "lr", "encoder_lr", "game")
-        self.below(1, "beta1", "beta2", "game")
+        self.below(1, "beta1", "beta2")
+        if self.game > 1:
+            raise RaeflowError(f"game={self.game!r}: game is a share of training, at most 1")
 
 
 H = TypeVar("H", bound=Game)
 
 
 class Adversarial(Variant, Generic[H]):
-    """Critic (features, then a number), generator and encoder; none has batch norm, so each row stands alone."""
+    """Critic (features, then a number), generator and encoder; rows stand alone as soon as the game is over."""
 
     player: ClassVar[str]
     """The variant's name."""
@@ -95,6 +99,8 @@ class Adversarial(Variant, Generic[H]):
         if self.hyper.output == "sigmoid":
             _layers.check_unit(batch.x, progress, f"{self.player} with a sigmoid output", "output='identity'")
         if progress >= self.hyper.game:
+            for frozen in (self.features, self.critic, self.generator):
+                frozen.eval()  # what they know of a batch's statistics stays as the game left it
             yield "encoder", self.score(batch.x).mean()
         else:
             yield from self.play(batch, progress)
