@@ -21,6 +21,7 @@ import torch
 from raeflow import checkpoint, training, variants
 from raeflow.cluster import session
 from raeflow.cluster import train as cluster_train
+from raeflow.cluster.many import fit_many
 from raeflow.cluster.train import Group, Task, name, on_workers, train
 from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling
@@ -159,6 +160,21 @@ def test_two_workers_reproduce_one(ray: Any, tmp_path: Path) -> None:
         for mine, theirs in zip(fitted.history, single.history, strict=True):
             assert mine == pytest.approx(theirs, rel=1e-4), one.variant
     assert found["hopeless"].startswith("vae diverged in epoch 1"), "told in a sentence, and by all workers at once"
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray")
+def test_many_trainings_at_a_time_are_those_of_one_process() -> None:
+    rows, seen = splits(), []
+    tasks = [dataclasses.replace(task("autoencoder", latent=2), seed=seed) for seed in range(3)]
+    found = fit_many([(one, rows) for one in tasks], ended=lambda place, done: seen.append((place, done.seconds)))
+    assert [gap(done.fitted, alone(one)) for done, one in zip(found, tasks, strict=True)] == [0, 0, 0]
+    assert sorted(place for place, _ in seen) == [0, 1, 2]
+    assert all(seconds > 0 for _, seconds in seen)
+    with pytest.raises(RaeflowError, match="training 2 of 2: vae diverged in epoch 1"):
+        fit_many([(tasks[0], rows), (task("vae", lr=1e30), rows)])
+    with pytest.raises(RaeflowError, match="cpus=4096"):
+        fit_many([(tasks[0], rows)], cpus=4096)
 
 
 def test_the_sentence_of_a_worker_becomes_the_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
