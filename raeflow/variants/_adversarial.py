@@ -29,6 +29,8 @@ from raeflow.variants._contract import Batch, Shape, Variant
 class Game(Layers):
     """Hyperparameters of every game; critic and encoder share the encoder's layers, the generator mirrors them."""
 
+    outputs: ClassVar[tuple[str, ...]] = ("identity", "sigmoid")
+    """What `output` may be."""
     activation: str = "leaky_relu"
     """relu, leaky_relu (0.2), elu, selu, gelu, silu, tanh; of all three networks."""
     output: str = "identity"
@@ -52,7 +54,7 @@ class Game(Layers):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.at_least(1, "latent", "critic_steps")
-        self.one_of("output", ("identity", "sigmoid"))
+        self.one_of("output", self.outputs)
         self.at_least(0, "beta1", "beta2", "kappa")
         self.above(0, "lr", "encoder_lr", "game")
         self.below(1, "beta1", "beta2")
@@ -73,7 +75,7 @@ class Adversarial(Variant, Generic[H]):
 
     def __init__(self, shape: Shape, hyper: H) -> None:
         super().__init__()
-        self.hyper = hyper
+        self.hyper, self.shape = hyper, shape
         self.build(backbone(shape, hyper))
         # An encoder that has only just started says nothing yet: wait for a quarter of its time.
         self.settled_from = hyper.game + (1 - hyper.game) / 4
@@ -96,8 +98,8 @@ class Adversarial(Variant, Generic[H]):
 
     def turns(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:
         """The game's turns; after it, one of the encoder."""
-        if self.hyper.output == "sigmoid":
-            _layers.check_unit(batch.x, progress, f"{self.player} with a sigmoid output", "output='identity'")
+        if self.hyper.output != "identity":
+            _layers.check_unit(batch.x, progress, f"{self.player} with a {self.hyper.output} output", "output='identity'")
         if progress >= self.hyper.game:
             for frozen in (self.features, self.critic, self.generator):
                 frozen.eval()  # what they know of a batch's statistics stays as the game left it

@@ -1,4 +1,4 @@
-"""The contract every variant keeps: one abstract class, one batch record, two optional abilities.
+"""The contract every variant keeps: one abstract class, one batch record, three optional abilities.
 
 A variant is a file beside this one that defines four names:
 
@@ -123,3 +123,15 @@ class Generative(Protocol):
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """(count, *shape) new rows, scaled."""
+
+
+@runtime_checkable
+class Conditional(Protocol):
+    """Variants that draw new rows of a class."""
+
+    @property
+    def classes(self) -> int:
+        """Classes that can be drawn; 0 where the rows had none."""
+
+    def sample(self, count: int, generator: torch.Generator | None = None, label: int | Tensor | None = None) -> Tensor:
+        """(count, *shape) new rows, scaled; `label` one class for all, (count,) int64 classes, or None: drawn at random."""

@@ -27,7 +27,9 @@ def decoder(net: Backbone, codes: int) -> nn.Sequential:
 
 
 def squash(logits: Tensor, output: str) -> Tensor:
-    """The last non-linearity of a decoder, `sigmoid` or `identity`."""
+    """The last non-linearity of a decoder: `sigmoid`, `tanh` (brought from -1 to 1 to 0-1, as rows are) or `identity`."""
+    if output == "tanh":
+        return (torch.tanh(logits) + 1) / 2
     return torch.sigmoid(logits) if output == "sigmoid" else logits
 
 
