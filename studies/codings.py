@@ -30,12 +30,11 @@ a few thousandths are alike. The recurrent one is still learning after 10 epochs
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from raeflow import Data, Search, Study, Training
 
 if TYPE_CHECKING:
-    from raeflow.data.rows import Rows, Splits
     from raeflow.pipeline import Outcome
 
 STACK: dict[str, Any] = {"backbone": "mlp", "layers": (100,), "latent": 30, "activation": "selu", "code_activation": True, "loss": "bce"}
@@ -101,18 +100,7 @@ def one_against_rest(variant: str, hyper: dict[str, Any], outcome: Outcome) -> f
     assert judged.label is not None
     areas = []
     for kind in range(10):
-        fitted = fit(variant, hyper, only(splits, kind), outcome.study.training, outcome.study.seed)
+        fitted = fit(variant, hyper, splits.of_class(kind), outcome.study.training, outcome.study.seed)
         strange = scores(fitted.model(), splits.scaling, judged)
         areas.append(auroc((judged.label != kind).numpy(), strange.numpy()))
     return sum(areas) / len(areas)
-
-
-def only(splits: Splits, kind: int) -> Splits:
-    """The same splits with one class to train on and to validate by."""
-    import dataclasses
-
-    def kept(rows: Rows) -> Rows:
-        assert rows.label is not None
-        return rows.take(rows.label == kind)
-
-    return dataclasses.replace(splits, train=kept(cast("Rows", splits.train)), validate=kept(splits.validate))

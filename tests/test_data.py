@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from raeflow.data import count, expand, inspect, load, to_tensor
 from raeflow.data.rows import Rows, RowSpec
 from raeflow.data.scaling import Scaling, fit_scaling
 from raeflow.data.splits import assign, row_keys, shares, uniform
+from raeflow.errors import RaeflowError
 from raeflow.study import Data
 
 DRAWN = np.random.default_rng(7)
@@ -602,3 +604,18 @@ def test_mnist_as_it_lies(real_data):
     table = pq.read_table(real_data / "mnist" / "mnist_test.parquet", columns=["image", "label"])
     np.testing.assert_array_equal(splits.test.x.numpy().reshape(10_000, -1), np.stack(table["image"].to_numpy()))
     np.testing.assert_array_equal(splits.test.label.numpy(), table["label"].to_numpy())
+
+
+def test_one_class_alone_is_normal_and_the_others_are_anomalies(labelled):
+    splits = load(Data(labelled[0], columns="x", label="kind"))
+    one = splits.of_class(2)
+    assert set(one.train.label.tolist()) == set(one.validate.label.tolist()) == {2}
+    assert len(one.train) == int((splits.train.label == 2).sum())
+    assert torch.equal(one.test.x, splits.test.x)
+    assert torch.equal(one.test.anomaly, splits.test.label != 2)
+    assert one.scaling is splits.scaling
+    assert one.fingerprint != splits.of_class(1).fingerprint
+    with pytest.raises(RaeflowError, match="class 77"):
+        splits.of_class(77)
+    with pytest.raises(RaeflowError, match=r"Data\(label"):
+        replace(splits, train=Rows(splits.train.x)).of_class(2)

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from raeflow.errors import RaeflowError
+
 Shape = tuple[int, ...]
 
 
@@ -158,6 +160,28 @@ class Splits:
         if self.labelled is not None and self.labelled.x.data_ptr() == self.validate.x.data_ptr():
             values["validate"] = len(self.validate)  # a slice of the labelled rows travels as its length
         return _splits, (values,)
+
+    def of_class(self, label: int) -> Splits:
+        """The same splits with one class alone to train, validate and calibrate on; test rows stay, `anomaly` marks the other classes.
+
+        Raises RaeflowError where the train split is streamed or has no labels, or no row of that class.
+        """
+
+        def kept(rows: RowSource | None) -> Rows | None:
+            if rows is None:
+                return None
+            if not isinstance(rows, Rows) or rows.label is None:
+                raise RaeflowError(
+                    f"class {label}: rows can be told apart by class only where they are resident and Data(label=...) names their labels"
+                )
+            return rows.take(rows.label == label)
+
+        train, validate, calibrate = kept(self.train), kept(self.validate), kept(self.calibrate)
+        if not train or not validate:
+            raise RaeflowError(f"class {label}: the train or validation split has no row of it")
+        test = self.test if self.test is None or self.test.label is None else replace(self.test, anomaly=self.test.label != label)
+        name = f"{self.fingerprint} class {label}"
+        return replace(self, train=train, validate=validate, calibrate=calibrate, test=test, labelled=None, fingerprint=name)
 
     def for_search(self) -> Splits:
         """Without calibrate and test: what a search may see."""
