@@ -42,6 +42,8 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
 
 
 def squashed(logits: Tensor, output: str) -> Tensor:
+    if output == "tanh":
+        return (torch.tanh(logits) + 1) / 2
     return torch.sigmoid(logits) if output == "sigmoid" else logits
 
 
@@ -181,6 +183,8 @@ class Game:
         return self.generate(torch.randn(count, self.hyper.latent))
 
     def encode(self, x: Tensor) -> float:
+        self.critic.eval()
+        self.model.generator.eval()
         rebuilt = self.generate(self.model.encoder(x))
         apart = functional.mse_loss(self.model.features(rebuilt), self.model.features(x))
         return descend(self.encoders, functional.mse_loss(rebuilt, x) + self.hyper.kappa * apart)
@@ -228,8 +232,21 @@ def gan(model: Any, hyper: Any) -> Step:
     return game.step(play)
 
 
+def dcgan(model: Any, hyper: Any) -> Step:
+    """The loop of `gan` with torch's own batch normalisation in the networks, at the same gains."""
+    kind = nn.BatchNorm2d if any(isinstance(layer, nn.Conv2d) for layer in model.modules()) else nn.BatchNorm1d
+    for net in (model.features, model.generator):
+        for name, layer in list(net.named_children()):
+            if type(layer).__name__ == "BatchNorm":
+                plain = kind(len(layer.weight))
+                plain.weight.data = layer.weight.data
+                setattr(net, name, plain)
+    return gan(model, hyper)
+
+
 LOOPS: dict[str, Callable[[Any, Any], Step]] = {
-    "autoencoder": autoencoder, "contractive": contractive, "denoising": denoising, "gan": gan, "greedy": greedy,
-    "masked": masked, "sparse": sparse, "tied": autoencoder, "vae": vae, "wgan_div": wgan_div, "wgan_gp": wgan_gp,
+    "acgan": dcgan, "autoencoder": autoencoder, "contractive": contractive, "dcgan": dcgan, "denoising": denoising, "gan": gan,
+    "greedy": greedy, "masked": masked, "sparse": sparse, "tied": autoencoder, "vae": vae, "wgan_div": wgan_div, "wgan_gp": wgan_gp,
 }  # fmt: skip
-"""`tied` is an autoencoder whose network shares weights, and its loop is the same."""
+"""`tied` is an autoencoder whose network shares weights, and its loop is the same; so is that of `dcgan` for `acgan`, whose rows
+here have no classes."""

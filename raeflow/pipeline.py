@@ -81,6 +81,7 @@ class Session:
         resolve_device(study.training.device)
         self.splits: Splits = load(self.study.data)
         check_batch(self.splits.train, study.training.batch_size, max(1, study.cluster.workers))
+        self.study = with_classes(self.study, self.splits)
         self.check_shapes()
         if fresh and self.folder.exists():
             shutil.rmtree(self.folder)
@@ -242,6 +243,33 @@ class Session:
         table = report.table(trials, detector, self.splits, metrics, baseline)
         self.tracker.step("report", {}, metrics, artifacts=[page])
         return metrics, baseline, page, table
+
+
+def with_classes(study: Study, splits: Splits) -> Study:
+    """The study with `classes` set for each variant that has such a hyperparameter, where the study leaves it open: one
+    class for each label up to the largest of the train rows. Without labels, or with streamed rows, it stays as published.
+
+    Raises RaeflowError where the study asks for classes that the rows do not have.
+    """
+    from raeflow import variants
+    from raeflow.data.rows import Rows
+
+    resident = isinstance(splits.train, Rows)
+    label = splits.train.label if isinstance(splits.train, Rows) else splits.validate.label
+    known = 0 if label is None else int(label.max()) + 1
+    hyper = dict(study.hyper)
+    for name in study.variants:
+        fixed = hyper.get(name, {})
+        if not hasattr(variants.get(name).Hyper, "classes"):
+            continue
+        asked = fixed.get("classes")
+        if asked is None and known > 0 and resident:
+            hyper[name] = {**fixed, "classes": known}
+        if asked is not None and asked > 1 and label is None:
+            raise RaeflowError(f"{name} with classes={asked} needs the class of each row: name its column in Data(label=...)")
+        if asked is not None and 1 < asked < known:
+            raise RaeflowError(f"{name} with classes={asked}: the rows have label {known - 1}, and classes go from 0 to {asked - 1}")
+    return study.but(hyper=hyper)
 
 
 def run(study: Study, say: Say | None = None, fresh: bool = False) -> Outcome:
