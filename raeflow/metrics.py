@@ -1,4 +1,4 @@
-"""How well scores tell anomalies from normal rows, and how near cleaned rows come to clean ones.
+"""How well scores tell anomalies from normal rows, how near cleaned rows come to clean ones, and drawn rows to real ones.
 
 Thin calls into scikit-learn and torchmetrics. `truth` (N,) is True or 1 for anomalies, `scores` (N,) are higher
 for stranger rows; rows are (N, *shape); numpy or torch.
@@ -128,6 +128,57 @@ def peak_accuracy(recovered: Any, clean: Any, tolerance: float = 0.02, by: str =
     return float(near.mean())
 
 
+def frechet_distance(real: Any, drawn: Any) -> float:
+    """Frechet distance of two Gaussians fitted to features: |m - n|^2 + tr(S + T - 2 (S T)^(1/2)).
+
+    Heusel, Ramsauer, Unterthiner, Nessler & Hochreiter 2017, "GANs Trained by a Two Time-Scale Update Rule",
+    arXiv:1706.08500; there the features are Inception's, here whatever is given. 0 where means and covariances agree. Its
+    bias grows as rows become few: compare figures of as many rows.
+
+    Args:
+        real: (N, D) features of real rows, N at least 2.
+        drawn: (M, D) features of drawn rows, M at least 2.
+    """
+    from torch import nn
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    one, other = _features("Frechet distance", real, drawn, least=2)
+    as_they_are: Any = nn.Identity()
+    as_they_are.num_features = one.shape[1]
+    measure = FrechetInceptionDistance(feature=as_they_are)
+    measure.update(one, real=True)
+    measure.update(other, real=False)
+    return max(0.0, float(measure.compute()))  # rounding may leave it just below
+
+
+def manifold(real: Any, drawn: Any, k: int = 5) -> dict[str, float]:
+    """How much of the drawn rows looks real, and how much of the real rows is drawn, by balls out to k-th neighbours.
+
+    precision, recall (Kynkaanniemi, Karras, Laine, Lehtinen & Aila 2019, arXiv:1904.06991): share of drawn rows in the
+    ball of some real row, of real rows in the ball of some drawn row. density, coverage (Naeem, Oh, Uh, Choi & Yoo 2020,
+    arXiv:2002.09797): mean number of real balls around a drawn row over k, share of real rows whose ball holds a drawn row.
+    For drawn rows of the real law density is 1 in the mean and coverage 1 - prod (N - i) / (M + N - i) for i from 1 to k.
+
+    Args:
+        real: (N, D) features, N above k.
+        drawn: (M, D) features, M above k.
+        k: neighbours; 5 in the second paper, 3 in the first.
+    """
+    import torch
+
+    one, other = _features("precision and coverage", real, drawn, least=k + 1)
+    # A row is its own nearest neighbour.
+    real_radius_N, drawn_radius_M = (torch.cdist(rows, rows).kthvalue(k + 1, dim=1).values for rows in (one, other))
+    apart_NM = torch.cdist(one, other)
+    in_real_NM, in_drawn_NM = apart_NM <= real_radius_N[:, None], apart_NM <= drawn_radius_M[None]
+    return {
+        "precision": float(in_real_NM.any(0).double().mean()),
+        "recall": float(in_drawn_NM.any(1).double().mean()),
+        "density": float(in_real_NM.double().sum(0).mean()) / k,
+        "coverage": float(in_real_NM.any(1).double().mean()),
+    }
+
+
 _SSIM_VALUES = 1 << 20
 
 
@@ -140,6 +191,22 @@ def _images(what: str, rows: Any, clean: Any) -> Any:
         raise RaeflowError(
             f"{what}: rows {tuple(one.shape)} and clean {tuple(other.shape)} must be images (N, C, H, W) of one shape, N above 0"
         )
+    return one, other
+
+
+def _features(what: str, real: Any, drawn: Any, least: int) -> Any:
+    """Both as float32 tensors of finite features."""
+    import torch
+
+    one, other = (torch.as_tensor(_host(v), dtype=torch.float32) for v in (real, drawn))
+    if one.dim() != 2 or other.dim() != 2 or one.shape[1] != other.shape[1] or min(len(one), len(other)) < least:
+        raise RaeflowError(
+            f"{what}: features (N, D) and (M, D) of at least {least} rows each are needed, got {tuple(one.shape)} and {tuple(other.shape)}"
+        )
+    for name, rows in (("real", one), ("drawn", other)):
+        wrong = ~rows.isfinite().all(1)
+        if wrong.any():
+            raise RaeflowError(f"{what}: {int(wrong.sum())} of {len(rows)} {name} rows have a feature that is not finite")
     return one, other
 
 

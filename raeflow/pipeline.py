@@ -102,14 +102,17 @@ class Session:
     def check_shapes(self) -> None:
         """Every variant must be able to build its published model for these rows, before anything starts."""
         from raeflow import variants
+        from raeflow.variants._contract import Generative
 
         for name in self.study.variants:
             fixed = self.study.hyper.get(name, {})
             shape = self.splits.spec.shape
             try:
-                variants.get(name).Model(shape, variants.hyper(name, fixed, variants.get(name).published(shape)))
+                model = variants.get(name).Model(shape, variants.hyper(name, fixed, variants.get(name).published(shape)))
             except (ValueError, TypeError) as error:
                 raise RaeflowError(f"variant {name!r} cannot take rows of shape {shape} with {fixed or 'its defaults'}: {error}") from error
+            if self.study.search.selection == "generation" and not isinstance(model, Generative):
+                raise RaeflowError(f"Search(selection='generation'): variant {name!r} draws no rows")
 
     def claim(self) -> None:
         """Refuse to mix two different studies in one folder."""
@@ -188,9 +191,18 @@ class Session:
         seconds = time.perf_counter() - start
         last = fitted.history[fitted.best_epoch - 1]
         self.say(f"trained {name}: validation loss {last['validation_loss']:.6g} at epoch {fitted.best_epoch}, {seconds:.1f} s")
+        self._warn_of_collapse(fitted)
         metrics = {"validation_loss": last["validation_loss"], "best_epoch": float(fitted.best_epoch), "seconds": seconds}
         self.tracker.step(f"train {name}", {"variant": name, **hyper}, metrics, fitted.history)
         return fitted
+
+    def _warn_of_collapse(self, fitted: Fitted) -> None:
+        from raeflow.health import collapse
+        from raeflow.training import evaluations
+
+        why = collapse(fitted.history, len(evaluations(self.study.training, fitted.model().game_share)))
+        if why:
+            self.say(f"warning: {fitted.variant}: {why}")
 
     def calibrate(self, fitted: Sequence[Fitted] | None = None) -> Detector:
         """Set the threshold on the calibrate split, save and register the detector."""

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from raeflow import synthetic
 from raeflow.data.rows import Rows, Splits
 from raeflow.errors import RaeflowError
+from raeflow.health import Gauge
+from raeflow.metrics import frechet_distance
 from raeflow.training import Diverged, score_batch, scores
 from raeflow.variants._contract import Variant
 
@@ -22,6 +24,8 @@ NORMAL = 2048
 """Validation rows that are scored against the synthetic anomalies, at most."""
 MOST, FEWEST = 512, 128
 """Synthetic anomalies of a kind."""
+DRAWN = 2048
+"""Rows that a model draws to be judged by."""
 BYTES = 1 << 26
 """Memory that all of them may take, as long as there are `FEWEST` of a kind."""
 
@@ -55,9 +59,9 @@ class Judge(ABC):
 
 
 def judge(kind: str, splits: Splits, seed: int) -> Judge:
-    """`synthetic`, `validation_loss` or `labels`; made once and used for every trial of a search.
+    """`synthetic`, `validation_loss`, `labels` or `generation`; made once and used for every trial of a search.
 
-    Reads the validation split alone: `splits.for_search()` is all it needs.
+    Reads the validation split alone, `generation` train rows too: `splits.for_search()` is all they need.
     """
     if kind == "synthetic":
         return Synthetic(splits, seed)
@@ -65,7 +69,9 @@ def judge(kind: str, splits: Splits, seed: int) -> Judge:
         return ValidationLoss(splits)
     if kind == "labels":
         return Labels(splits)
-    raise RaeflowError(f"Search(selection={kind!r}): selection must be one of 'synthetic', 'validation_loss', 'labels'")
+    if kind == "generation":
+        return Generation(splits, seed)
+    raise RaeflowError(f"Search(selection={kind!r}): selection must be one of 'synthetic', 'validation_loss', 'labels', 'generation'")
 
 
 def best(trials: Sequence[Trial], n: int) -> list[Trial]:
@@ -133,6 +139,21 @@ class Synthetic(Judge):
         normal = scores(model, scaling, self.rows)
         values = [auroc(normal, scaled_scores(model, x)) for x in self.anomalies.values()]
         return sum(values) / len(values)
+
+
+class Generation(Judge):
+    """Minus the Frechet distance of drawn rows to real ones, in the features of a small network (see `raeflow.health`).
+
+    For models that shall draw rows; what they detect plays no part.
+    """
+
+    def __init__(self, splits: Splits, seed: int) -> None:
+        self.gauge = Gauge(splits, seed)
+
+    def __call__(self, model: Variant, scaling: nn.Module) -> float:  # noqa: ARG002 - drawn rows are scaled already
+        """Minus the distance, in squared units of the features; 0 at best."""
+        features = self.gauge.features(self.gauge.drawn(model, DRAWN))
+        return -frechet_distance(self.gauge.real, features)
 
 
 @torch.no_grad()

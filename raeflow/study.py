@@ -144,7 +144,13 @@ class Training:
     """torch threads of each process that trains on a CPU. Layers of a few hundred neurons run faster on one than
     on several, and much faster where cores are shared; raise it for wide layers. Trials take `Search.cpus`."""
 
+    health: int = 8
+    """Times that a game of generator and critic is measured while it lasts: distance of drawn rows to real ones, kinds
+    that they cover, slope of the critic (see `raeflow.health`). 0: never. Other variants are not measured."""
+
     def __post_init__(self) -> None:
+        if self.health < 0:
+            _refuse(f"Training(health={self.health!r}): health must not be negative")
         _positive("Training", epochs=self.epochs, batch_size=self.batch_size, patience=self.patience, threads=self.threads)
         _one_of("Training", "precision", self.precision, ("float32", "bf16"))
 
@@ -157,9 +163,10 @@ class Search:
     """How many models are tried; the first of each variant has the values of its source."""
     epochs: int | None = None
     """Epochs a trial; None takes `Training.epochs`."""
-    selection: Literal["synthetic", "validation_loss", "labels"] = "synthetic"
+    selection: Literal["synthetic", "validation_loss", "labels", "generation"] = "synthetic"
     """What compares trials: AUROC against synthetic anomalies made from validation rows (needs no label),
-    mean validation loss (one variant only), or AUROC on labelled validation rows."""
+    mean validation loss (one variant only), AUROC on labelled validation rows, or, for models that shall draw rows
+    rather than detect anomalies, minus the Frechet distance of drawn rows to real ones."""
     slots: int | None = None
     """Trials at a time; None: as many as `cpus` and `gpus` a trial fit on the machine or cluster."""
     cpus: float = 1
@@ -169,12 +176,14 @@ class Search:
     """Above 1 every trial is itself a Ray Train run of so many workers."""
     stop_early: bool = True
     """ASHA ends weak trials early."""
+    stop_collapsed: bool = True
+    """A game whose generator draws next to nothing but likes is ended early, and its trial has failed (see `raeflow.health`)."""
     storage: str | None = None
     """SQLAlchemy URL of Optuna's database; None: a sqlite file in the study's folder."""
 
     def __post_init__(self) -> None:
         _positive("Search", trials=self.trials, epochs=self.epochs, slots=self.slots, cpus=self.cpus, workers=self.workers)
-        _one_of("Search", "selection", self.selection, ("synthetic", "validation_loss", "labels"))
+        _one_of("Search", "selection", self.selection, ("synthetic", "validation_loss", "labels", "generation"))
         if self.gpus < 0:
             _refuse(f"Search(gpus={self.gpus!r}): gpus must not be negative")
 

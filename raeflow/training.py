@@ -42,6 +42,8 @@ class Epoch:
     settled: bool
     """Whether validation losses can be compared yet (see `Variant.settled_from`)."""
     last: bool
+    health: dict[str, float] = field(default_factory=dict)
+    """What a gauge measured after this epoch of a game (see `raeflow.health`); empty where none did."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Fitted:
     weights: dict[str, Tensor]
     """Model's state on the CPU; the scaling is the splits'."""
     history: list[dict[str, float]] = field(default_factory=list)
-    """One record per epoch: epoch, validation_loss, loss_<player>."""
+    """One record per epoch: epoch, validation_loss, loss_<player>, and the health of a game where it was measured."""
     best_epoch: int = 0
 
     def model(self) -> Variant:
@@ -64,11 +66,19 @@ class Fitted:
         return model.eval()
 
 
+Gauge = Callable[[Variant], dict[str, float]]
+"""Measures a model as it stands, without changing it or anybody's dice (see `raeflow.health`)."""
+
+
 class Run:
     """One training run: model, optimisers, noise and position; what a checkpoint holds."""
 
-    def __init__(self, variant: str, hyper: dict[str, Any], splits: Splits, training: Training, seed: int = 0) -> None:
+    def __init__(
+        self, variant: str, hyper: dict[str, Any], splits: Splits, training: Training, seed: int = 0, gauge: Gauge | None = None
+    ) -> None:
+        """`gauge` measures a game `Training.health` times while it lasts; None measures nothing."""
         self.variant, self.hyper, self.splits, self.training, self.seed = variant, hyper, splits, training, seed
+        self.gauge = gauge
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.device = resolve_device(training.device)
         self.size = check_batch(splits.train, training.batch_size, self.world)
@@ -97,12 +107,22 @@ class Run:
                 validation = self._validate()
             if not math.isfinite(validation) or not all(map(math.isfinite, losses.values())):
                 raise Diverged(f"{self.variant} diverged in epoch {self.done}: losses {losses}, validation loss {validation}")
-            self.history.append({"epoch": self.done, "validation_loss": validation, **{f"loss_{p}": v for p, v in losses.items()}})
+            health, told = self._health(), {f"loss_{p}": v for p, v in losses.items()}
+            self.history.append({"epoch": self.done, "validation_loss": validation, **told, **health})
             if self._settled() and validation < self.best_loss:
                 self.best_loss, self.best_epoch = validation, self.done
                 if self.training.patience is not None:
                     self.best = snapshot(self.model)
-            yield Epoch(self.done, losses, validation, self._settled(), last=self.done == total or self._weary())
+            yield Epoch(self.done, losses, validation, self._settled(), self.done == total or self._weary(), health)
+
+    def _health(self) -> dict[str, float]:
+        """What the gauge finds, if it is due after this epoch; rank 0 measures for all."""
+        if self.gauge is None or self.done not in evaluations(self.training, self.model.game_share):
+            return {}
+        told = [self.gauge(self.model) if self.rank == 0 else {}]
+        if self.world > 1:
+            dist.broadcast_object_list(told, 0)
+        return told[0]
 
     def _settled(self) -> bool:
         return self.done / self.training.epochs >= self.model.settled_from
@@ -219,9 +239,9 @@ class Diverged(RaeflowError):  # noqa: N818 - it says what happened
     """A loss became NaN or infinite."""
 
 
-def fit(variant: str, hyper: dict[str, Any], splits: Splits, training: Training, seed: int = 0) -> Fitted:
-    """Train one variant to the end in this process; `splits` give rows, shape and scaling."""
-    run = Run(variant, hyper, splits, training, seed)
+def fit(variant: str, hyper: dict[str, Any], splits: Splits, training: Training, seed: int = 0, gauge: Gauge | None = None) -> Fitted:
+    """Train one variant to the end in this process; `splits` give rows, shape and scaling, `gauge` the health of a game."""
+    run = Run(variant, hyper, splits, training, seed, gauge)
     for _ in run.epochs():
         pass
     return run.fitted()
@@ -275,6 +295,13 @@ def check_batch(train: RowSource, size: int, world: int) -> int:
     if len(train) < size:
         raise RaeflowError(f"Training(batch_size={size}): the train split has {len(train)} rows, fewer than one batch")
     return size
+
+
+def evaluations(training: Training, game: float) -> list[int]:
+    """Epochs after which a game that lasts this share of training is measured: `Training.health` of them, the last one included."""
+    played = max(1, math.ceil(game * training.epochs - 1e-9))
+    count = min(training.health, played)
+    return [math.ceil(played * place / count) for place in range(1, count + 1)] if game > 0 else []
 
 
 def step_count(rows: int, size: int, world: int) -> int:

@@ -155,6 +155,17 @@ def test_running_statistics_rest_once_the_game_is_over() -> None:
     assert moved == {"mean", "variance"}
 
 
+def test_learning_rates_fall_to_nothing_over_the_end_of_the_game() -> None:
+    hyper = dcgan.Hyper(latent=2, width=8, lr=1e-3, game=0.8, decay=0.5, encoder_lr=2e-3)
+    model, x = dcgan.Model((6,), hyper).train(), torch.randn(7, 6)
+    players = model.optimizers()
+    for progress, rate in ((0.0, 1e-3), (0.3, 1e-3), (0.6, 5e-4), (0.76, 1e-4), (0.9, 1e-4)):
+        list(model.turns(batch(x), progress))
+        found = [players[name].param_groups[0]["lr"] for name in ("discriminator", "generator", "encoder")]
+        assert found == pytest.approx([rate, rate, 2e-3])
+    assert dcgan.Model((6,), dcgan.Hyper()).rate(0.5) == 2e-4
+
+
 def test_critics_under_a_gradient_penalty_carry_no_batch_norm() -> None:
     """Every game that asks for the critic's slopes, found by its code: the penalty is on each row's slope alone."""
     import inspect
@@ -350,6 +361,7 @@ def test_two_workers_normalise_and_name_as_one(tmp_path: Path) -> None:
         (dcgan, {"upsampling": "nearest"}, "upsampling='nearest'"),
         (dcgan, {"kernels": (3, 0)}, r"kernels=(3, 0)"),
         (dcgan, {"generator_activation": "sine"}, "generator_activation='sine'"),
+        (dcgan, {"decay": 1.5}, "decay=1.5"),
         (dcgan, {"output": "softplus"}, "output='softplus'"),
         (gan, {"output": "tanh"}, "output='tanh'"),
         (acgan, {"classes": -1}, "classes=-1"),

@@ -23,6 +23,7 @@ from raeflow import checkpoint
 from raeflow.cluster import session
 from raeflow.data.rows import Rows, Splits
 from raeflow.errors import RaeflowError
+from raeflow.health import gauge_of
 from raeflow.study import Study, Training, to_json
 from raeflow.training import Fitted, Run, check_batch
 
@@ -177,7 +178,8 @@ def _alone(task: Task, splits: Splits, folder: Path) -> Fitted:
 def _work_alone(config: dict[str, Any]) -> Fitted:
     """The loop in this process, with a checkpoint now and then."""
     task, folder = config["task"], config["folder"]
-    run = Run(task.variant, task.hyper, config["splits"], task.training, task.seed)
+    splits = config["splits"]
+    run = Run(task.variant, task.hyper, splits, task.training, task.seed, gauge_of(splits, task.training, task.seed))
     if folder.exists():
         run.resume(folder)
     kept = time.monotonic()
@@ -207,7 +209,9 @@ def start(config: dict[str, Any]) -> Run:
     import ray.train
 
     task: Task = config["task"]
-    run = Run(task.variant, task.hyper, dealt(config), on_device(task.training, config["gpu"]), task.seed)
+    splits = dealt(config)
+    gauge = gauge_of(splits, task.training, task.seed)
+    run = Run(task.variant, task.hyper, splits, on_device(task.training, config["gpu"]), task.seed, gauge)
     latest = ray.train.get_checkpoint()
     if latest is not None:
         with latest.as_directory() as folder:

@@ -22,9 +22,10 @@ from raeflow.cluster.shared import deliver
 from raeflow.cluster.train import Group, deal, dealt, on_device, on_workers
 from raeflow.data.rows import Splits
 from raeflow.errors import RaeflowError
-from raeflow.selection import Judge, judge
+from raeflow.health import Gauge, collapse, gauge_of
+from raeflow.selection import Generation, Judge, judge
 from raeflow.study import Study, Training
-from raeflow.training import Run
+from raeflow.training import Run, evaluations
 
 RUNGS = (1 / 4, 1 / 2)
 """Shares of a trial's settled epochs after which the weaker half of its variant's trials is stopped."""
@@ -42,6 +43,7 @@ class Plan:
     selection: str
     seed: int
     threads: int
+    stop_collapsed: bool
     folder: Path
     """Where weights go, on the node `home`."""
     home: str
@@ -55,7 +57,7 @@ def plan(study: Study, home: str) -> Plan:
         device = "cpu"  # no trial takes a GPU that it did not reserve
     training = dataclasses.replace(study.training, epochs=epochs, device=device, threads=max(1, int(study.search.cpus)))
     folder = (study.folder / "trials").absolute()
-    return Plan(training, study.search.selection, study.seed, max(1, int(study.search.cpus)), folder, home)
+    return Plan(training, study.search.selection, study.seed, max(1, int(study.search.cpus)), study.search.stop_collapsed, folder, home)
 
 
 class InProcess(tune.Trainable):
@@ -66,11 +68,12 @@ class InProcess(tune.Trainable):
         torch.set_num_threads(plan.threads)
         self.plan, self.splits = plan, splits
         self.judge = judge(plan.selection, splits, plan.seed)
+        self.gauge = gauge(plan, splits, self.judge)
         self.begin(config)
 
     def begin(self, config: dict[str, Any]) -> None:
         """Take up a trial; nothing is built before its first step, so that failing to build fails the trial alone."""
-        self.reports = reports(self.plan, self.splits, self.judge, config["number"], config["variant"], config["hyper"])
+        self.reports = reports(self.plan, self.splits, self.judge, self.gauge, config["number"], config["variant"], config["hyper"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The next trial in this process."""
@@ -108,11 +111,19 @@ def _judged(config: dict[str, Any]) -> None:
     plan = dataclasses.replace(plan, training=on_device(plan.training, config["gpu"]))
     splits = dealt(config)
     judged = judge(plan.selection, splits, plan.seed)
-    for report in reports(plan, splits, judged, config["number"], config["variant"], config["hyper"]):
+    measured = gauge(plan, splits, judged)
+    for report in reports(plan, splits, judged, measured, config["number"], config["variant"], config["hyper"]):
         ray.train.report(report)
 
 
-def reports(plan: Plan, splits: Splits, judge: Judge, number: int, variant: str, hyper: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def gauge(plan: Plan, splits: Splits, judge: Judge) -> Gauge | None:
+    """What measures the games of a search: the judge's own where it has one, so that features are learned once a process."""
+    return judge.gauge if isinstance(judge, Generation) else gauge_of(splits, plan.training, plan.seed)
+
+
+def reports(
+    plan: Plan, splits: Splits, judge: Judge, gauge: Gauge | None, number: int, variant: str, hyper: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
     """Train one trial and yield what Tune and Optuna are told: at each rung, now and then, and last of all.
 
     A report has `epoch`, `seconds`, `history` (of the epochs since the report before), `last`; `value` where
@@ -121,14 +132,20 @@ def reports(plan: Plan, splits: Splits, judge: Judge, number: int, variant: str,
     state = _State()
     workers = dist.get_world_size() if dist.is_initialized() else 1
     try:
-        run = Run(variant, hyper, splits, plan.training, plan.seed + number)
-        rungs = rung_epochs(plan.training.epochs, run.model.settled_from)
+        run = Run(variant, hyper, splits, plan.training, plan.seed + number, gauge)
+        generation = plan.selection == "generation"  # a game can be judged by what it draws before its encoder learns
+        rungs = rung_epochs(plan.training.epochs, 0.0 if generation else run.model.settled_from)
+        planned = len(evaluations(plan.training, run.model.game_share))
         for epoch in run.epochs():
+            why = collapse(run.history, planned) if epoch.health and plan.stop_collapsed else None
+            if why:
+                yield {**state.report(run, epoch.number, None, None), "last": True, "message": why}
+                return
             if epoch.last:
                 break
             # Several workers report together or not at all, and their clocks differ.
             if epoch.number in rungs or (workers == 1 and time.perf_counter() - state.told > HEARTBEAT):
-                value = judge(run.model, run.scaling) if epoch.settled else None
+                value = judge(run.model, run.scaling) if epoch.settled or generation else None
                 yield state.report(run, epoch.number, value, rungs.get(epoch.number))
         yield finish(plan, run, judge, number, state)
     except FAILURES as error:

@@ -79,6 +79,7 @@ class Adversarial(Variant, Generic[H]):
         self.build(backbone(shape, hyper))
         # An encoder that has only just started says nothing yet: wait for a quarter of its time.
         self.settled_from = hyper.game + (1 - hyper.game) / 4
+        self.game_share = hyper.game
 
     def build(self, net: Backbone) -> None:
         """The networks of critic (`features`, `critic`), generator and encoder."""

@@ -78,6 +78,9 @@ class Variant(nn.Module, ABC):
     overcomplete: bool = False
     """Whether something other than a narrow code keeps the published model from copying its rows (noise, sparsity, masks)."""
 
+    game_share: float = 0.0
+    """Share of training, from its start, in which a generator and a critic play; 0 where there is no game."""
+
     @abstractmethod
     def optimizers(self) -> dict[str, Optimizer]:
         """One optimiser for each player; together they own every parameter exactly once."""

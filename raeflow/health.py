@@ -1,0 +1,233 @@
+"""Health of a game: how near drawn rows come to real ones, how many of their kinds they show, and whether it has collapsed.
+
+Rows are compared in the features of a small network that is trained on the same data, in seconds and with nothing
+downloaded: a classifier where the rows have classes, else an autoencoder; a row of few values is its own feature.
+
+    gauge = Gauge(splits)
+    gauge(model)        # {"frechet_distance": ..., "precision": ..., ..., "modes": ..., "critic_slope": ...}
+
+Shapes: N real rows, M drawn rows, D features, K classes; a row is (F,), (C, L) or (C, H, W), scaled.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raeflow import metrics, pretrain, variants
+from raeflow.data.rows import Rows, Splits
+from raeflow.errors import RaeflowError
+from raeflow.study import Training
+from raeflow.training import Diverged, fit, score_batch
+from raeflow.variants._adversarial import Adversarial
+from raeflow.variants._contract import Generative, Variant
+
+LEARNED, VALUES = 4096, 1 << 24
+"""Real rows that the feature network learns from, and values of them all, at most."""
+REFERENCE = 1024
+"""Real rows that drawn ones are compared with, at most."""
+FEATURES = 32
+OWN = 16
+"""Values of a row up to which it is its own feature."""
+STEPS = 300
+"""Steps in which the feature network learns, about; fewer where that would be more than ten passes."""
+NEIGHBOURS, FEWEST = 5, 32
+"""Nearest neighbours whose distance makes a row's ball; real rows below which nothing is measured."""
+SLOPES = 256
+"""Real rows at which the critic's slope is taken, at most."""
+CHUNK = 256
+"""Rows drawn at a time."""
+MOST_CLASSES = 1000
+"""Labels beyond name something else than kinds of rows."""
+
+FAIR = 0.1
+"""Share of equal shares that a class must be drawn to count: a feature network, too, is wrong now and then."""
+SPREAD, SHARE, FEWEST_CLASSES = 0.05, 0.2, 5
+"""Collapsed are drawn rows of less than this share of the variance of real ones, or of their classes where there are so many."""
+RUNNING, PATIENT = 2, 3 / 8
+"""The alarm: so many evaluations in a row, after this share of all."""
+
+
+class Gauge:
+    """Measures drawn rows against the real rows of some splits; made once, and used for every model of a search.
+
+    Learns nothing before it is first asked, and then touches nobody's dice. Everything runs on the CPU.
+    """
+
+    def __init__(self, splits: Splits, seed: int = 0, rows: int = REFERENCE) -> None:
+        """Takes real rows from train where it is resident, else from validate.
+
+        Args:
+            splits: whose rows are real.
+            seed: of the feature network and of all drawing.
+            rows: real rows to compare with, at most; as many are drawn unless told otherwise.
+        """
+        self.splits, self.seed, self.shape = splits, seed, tuple(splits.spec.shape)
+        self._source = splits.train if isinstance(splits.train, Rows) else splits.validate
+        self.count = min(rows, len(self._source))
+        if self.count <= NEIGHBOURS:
+            raise RaeflowError(f"health: {self.count} real rows are too few to compare with, {NEIGHBOURS + 1} are the least")
+
+    @cached_property
+    def known(self) -> Rows:
+        """Real rows, unscaled, in an order of chance: the first ones are compared with, all are learned from."""
+        most = max(self.count, min(LEARNED, VALUES // math.prod(self.shape)))
+        return self._source.take(torch.randperm(len(self._source), generator=torch.Generator().manual_seed(self.seed))[:most])
+
+    @cached_property
+    def x(self) -> Tensor:
+        """The same rows scaled, (N, *shape)."""
+        with torch.no_grad():
+            scaled: Tensor = copy.deepcopy(self.splits.scaling).cpu()(self.known.x)
+        return scaled
+
+    @cached_property
+    def classes(self) -> int:
+        """Classes of the real rows; 0 where they have none, or all the same, or labels that count something else."""
+        label = self.known.label
+        if label is None:
+            return 0
+        low, high = int(label.min()), int(label.max())
+        return high + 1 if 0 <= low < high < MOST_CLASSES else 0
+
+    @cached_property
+    def network(self) -> Any:
+        """The feature network: a classifier or an autoencoder; None where rows are their own features."""
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            return self._learned()
+
+    def _learned(self) -> Any:
+        known = self.known
+        size = min(64, len(known))
+        epochs = max(1, min(10, math.ceil(STEPS * size / len(known))))
+        hyper = vars(variants.hyper("autoencoder", _network(self.shape)))
+        torch.manual_seed(self.seed)
+        if self.classes and known.label is not None:
+            start = variants.build("autoencoder", self.shape, hyper)
+            network = pretrain.Classifier(start, self.shape, self.classes)
+            pretrain.fit_classifier(network, self.x, known.label, epochs=epochs, batch_size=size, seed=self.seed)
+            return network
+        if math.prod(self.shape) <= OWN:
+            return None
+        training = Training(epochs=epochs, batch_size=size, patience=None, device="cpu")
+        few = dataclasses.replace(self.splits.for_search(), train=known, validate=known.take(slice(0, CHUNK)), labelled=None)
+        return fit("autoencoder", hyper, few, training, self.seed).model()
+
+    @torch.no_grad()
+    def features(self, x: Tensor) -> Tensor:
+        """(M, *shape) scaled rows to (M, D): their codes, or rows of few values as they are."""
+        if math.prod(self.shape) <= OWN:
+            return x.flatten(1)
+        coder = self.network.coder if self.classes else self.network
+        return torch.cat([coder.encode(part) for part in torch.split(x, score_batch(self.shape, x.device))])
+
+    @torch.no_grad()
+    def named(self, x: Tensor) -> Tensor:
+        """(M, *shape) scaled rows to (M,): the class that the network takes each for. Raises RaeflowError without classes."""
+        if not self.classes:
+            raise RaeflowError("health: rows without classes cannot be told apart by class; name their column in Data(label=...)")
+        return torch.cat([self.network(part).argmax(1) for part in torch.split(x, score_batch(self.shape, x.device))])
+
+    @cached_property
+    def real(self) -> Tensor:
+        """(N, D): features of the real rows that drawn ones are compared with."""
+        return self.features(self.x[: self.count])
+
+    @torch.no_grad()
+    def drawn(self, model: Variant, count: int | None = None) -> Tensor:
+        """(count, *shape), on the CPU: rows that a model draws in evaluation mode, the same ones each time it is asked."""
+        if not isinstance(model, Generative):
+            raise RaeflowError(f"{type(model).__module__.rpartition('.')[2]} draws no rows, so their health cannot be measured")
+        device = next(model.parameters()).device
+        dice = torch.Generator().manual_seed(self.seed)
+        left = self.count if count is None else count
+        with evaluated(model), torch.autocast(device.type, enabled=False):
+            sizes = [CHUNK] * (left // CHUNK) + [left % CHUNK] * (left % CHUNK > 0)
+            return torch.cat([model.sample(size, dice).float().cpu() for size in sizes])
+
+    def __call__(self, model: Variant, count: int | None = None) -> dict[str, float]:
+        """Health of a model as it stands.
+
+        Returns:
+            frechet_distance, precision, recall, density, coverage (see `raeflow.metrics`); spread, the variance of drawn
+            rows over that of real ones (features, all directions together); modes, where rows have classes: those that
+            get at least a row, and a tenth of a fair share; critic_slope, mean norm of the critic's gradient at real rows, for games;
+            collapsed, 1 where next to nothing but likes is drawn: spread below 0.05, or a fifth of five or more classes.
+
+        Raises:
+            Diverged: a drawn row is not finite.
+            RaeflowError: the model cannot draw.
+        """
+        rows = self.drawn(model, count)
+        if not rows.isfinite().all():
+            raise Diverged(f"{type(model).__module__.rpartition('.')[2]} draws rows that are not finite")
+        features = self.features(rows)
+        found = {"frechet_distance": metrics.frechet_distance(self.real, features), **metrics.manifold(self.real, features, NEIGHBOURS)}
+        found["spread"] = float(features.var(0).sum() / self.real.var(0).sum().clamp(min=1e-12))
+        if self.classes:
+            drawn_K = torch.bincount(self.named(rows), minlength=self.classes)
+            found["modes"] = float((drawn_K >= max(1, FAIR * len(rows) / self.classes)).sum())
+        if isinstance(model, Adversarial):
+            found["critic_slope"] = self.slope(model)
+        few = self.classes >= FEWEST_CLASSES and found["modes"] <= SHARE * self.classes
+        found["collapsed"] = float(few or found["spread"] < SPREAD)
+        return found
+
+    def slope(self, model: Adversarial[Any]) -> float:
+        """Mean norm of the critic's gradient at real rows."""
+        at = self.x[: min(SLOPES, self.count)].to(next(model.parameters()).device)
+        with evaluated(model), torch.enable_grad():
+            return float(model.slopes(at).detach().mean())
+
+
+def collapse(history: Sequence[Mapping[str, float]], planned: int) -> str | None:
+    """A sentence that says when a game collapsed and how it is seen, from its records so far; None where it did not.
+
+    An alarm rather than a measure: the last two evaluations must agree, and the first three eighths of all those
+    `planned` count for nothing, since young generators draw likes.
+    """
+    told = [record for record in history if "collapsed" in record]
+    late = told[math.floor(PATIENT * planned) :][-RUNNING:]
+    if len(late) < RUNNING or not all(record["collapsed"] for record in late):
+        return None
+    last = late[-1]
+    modes = f" and {int(last['modes'])} of their classes" if "modes" in last else ""
+    return (
+        f"the game collapsed by epoch {int(last['epoch'])}: drawn rows show {last['spread']:.1%} of the variance of real ones{modes} "
+        f"(coverage {last['coverage']:.2f}, precision {last['precision']:.2f})"
+    )
+
+
+def _network(shape: tuple[int, ...]) -> dict[str, Any]:
+    """Hyperparameters of an encoder that learns in seconds: maps of images and signals halved to about 8."""
+    if len(shape) == 1:
+        return {"latent": min(FEATURES, shape[0]), "width": 128}
+    depth = max(1, math.ceil(math.log2(max(shape[1:]) / 8)))
+    return {"latent": min(FEATURES, math.prod(shape)), "channels": 16 if max(shape[1:]) <= 32 else 8, "depth": min(depth, 5)}
+
+
+class evaluated:  # noqa: N801 - read as a word, as torch.no_grad is
+    """A model in evaluation mode inside, in its own mode afterwards."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model, self.modes = model, {m: m.training for m in model.modules()}
+
+    def __enter__(self) -> None:
+        self.model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        for module, mode in self.modes.items():
+            module.training = mode
+
+
+def gauge_of(splits: Splits, training: Training, seed: int) -> Gauge | None:
+    """The gauge of a run; None where `Training.health` is 0 or real rows are too few. It costs nothing before a game asks."""
+    rows = len(splits.train if isinstance(splits.train, Rows) else splits.validate)
+    return Gauge(splits, seed) if training.health and rows >= FEWEST else None

@@ -1,0 +1,204 @@
+"""Whether drawn rows are like real ones, how many kinds they show, and when a game is given up."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from raeflow import variants
+from raeflow.data.rows import Rows, RowSpec, Splits
+from raeflow.data.scaling import fit_scaling
+from raeflow.errors import RaeflowError
+from raeflow.health import Gauge, collapse, gauge_of
+from raeflow.metrics import frechet_distance, manifold
+from raeflow.selection import judge
+from raeflow.study import Search, Training
+from raeflow.training import Diverged, Run, evaluations
+
+PLAN = Training(epochs=6, batch_size=32, patience=None, device="cpu")
+
+
+def dice(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def digits(labels: bool = True, count: int = 600) -> Splits:
+    bunch = load_digits()
+    x = torch.tensor(bunch.images[:count], dtype=torch.float32)[:, None] / 16
+    label = torch.tensor(bunch.target[:count]) if labels else None
+    spec = RowSpec(("image",), "list", (1, 8, 8), "float32")
+    held = Rows(x[500:], label=None if label is None else label[500:])
+    return Splits(spec, fit_scaling("unit", (1, 8, 8), torch.float32, [x]), Rows(x[:500], label=None if label is None else label[:500]),
+                  held, None, None)  # fmt: skip
+
+
+class Draws(nn.Module):
+    """Draws real rows again, those that `keep` lets through, with a little noise."""
+
+    def __init__(self, x: Tensor, noise: float = 0.02) -> None:
+        super().__init__()
+        self.x, self.noise, self.weight = x, noise, nn.Parameter(torch.zeros(1))
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        rows = self.x[torch.randint(len(self.x), (count,), generator=generator)]
+        return rows + self.noise * torch.randn(rows.shape, generator=generator)
+
+
+# Measures
+
+
+def test_the_distance_of_two_gaussians_is_frechets() -> None:
+    """Dowson & Landau 1982: |m - n|^2 + sum (s - t)^2 where covariances are diagonal."""
+    s, t, shift = torch.tensor([1.0, 2.0, 0.5]), torch.tensor([2.0, 1.0, 0.5]), torch.tensor([0.0, 1.0, 3.0])
+    one, other = (torch.randn(40_000, 3, generator=dice(seed)) for seed in (0, 1))
+    expected = float(shift.square().sum() + (s - t).square().sum())
+    assert frechet_distance(one * s, other * t + shift) == pytest.approx(expected, rel=0.03)
+    assert frechet_distance(one, one) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_rows_of_one_law_have_the_density_and_coverage_that_naeem_says() -> None:
+    real, drawn, k = torch.randn(1000, 8, generator=dice(0)), torch.randn(800, 8, generator=dice(1)), 5
+    found = manifold(real, drawn, k)
+    coverage = 1 - math.prod((len(real) - i) / (len(drawn) + len(real) - i) for i in range(1, k + 1))
+    assert found["coverage"] == pytest.approx(coverage, abs=0.02)
+    assert found["density"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_precision_and_recall_by_hand() -> None:
+    real, drawn = torch.tensor([[0.0], [1.0], [10.0], [11.0]]), torch.tensor([[0.5], [0.6], [0.7], [50.0]])
+    found = manifold(real, drawn, k=1)
+    # Real balls reach 1 far; drawn ones 0.1, 0.1, 0.1 and 49.3.
+    assert found["precision"] == 0.75
+    assert found["recall"] == 0.75  # all but 0 lie in the ball of 50
+    assert found["density"] == (2 + 2 + 2 + 0) / 4
+    assert found["coverage"] == 0.5
+
+
+@pytest.mark.parametrize(("rows", "said"), [(torch.zeros(3, 2), "3, 2"), (torch.full((9, 2), math.nan), "9 of 9 drawn rows")])
+def test_measures_refuse_what_they_cannot_compare(rows: Tensor, said: str) -> None:
+    with pytest.raises(RaeflowError, match=said):
+        manifold(torch.randn(20, 2), rows)
+
+
+# The gauge
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_dropped_kind_costs_recall_and_not_precision(labels: bool) -> None:
+    splits = digits(labels)
+    gauge, known = Gauge(splits), digits().train
+    assert isinstance(known, Rows)
+    assert known.label is not None
+    whole, half = (gauge(Draws(known.x[known.label < kinds])) for kinds in (10, 3))  # type: ignore[arg-type]
+    assert whole["frechet_distance"] < half["frechet_distance"]
+    assert whole["coverage"] > half["coverage"] + 0.3
+    assert whole["recall"] > half["recall"] + 0.3
+    assert half["precision"] > 0.85
+    assert whole["collapsed"] == 0.0
+    if labels:
+        assert whole["modes"] == 10.0
+        assert 3.0 <= half["modes"] <= 5.0
+        assert (gauge.named(gauge.x) == gauge.known.label).float().mean() > 0.9
+    else:
+        assert "modes" not in whole
+    again = Gauge(splits)(Draws(known.x))  # type: ignore[arg-type]
+    assert again == whole, "the same rows, features and dice"
+
+
+def test_one_row_for_all_is_a_collapse() -> None:
+    gauge = Gauge(digits(labels=False))
+    found = gauge(Draws(gauge.x[:1], noise=0.01))  # type: ignore[arg-type]
+    assert found["spread"] < 0.05
+    assert found["collapsed"] == 1.0
+    assert found["coverage"] < 0.2
+
+
+def test_measuring_a_game_changes_nothing_of_it() -> None:
+    splits = digits()
+    hyper = {**vars(variants.get("gan").published((1, 8, 8))), "layers": (8,), "kernels": ()}
+    model = variants.build("gan", (1, 8, 8), hyper).train()
+    before, thrown = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    found = Gauge(splits)(model)
+    assert torch.equal(thrown, torch.get_rng_state())
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert model.training
+    x = splits.scaling(splits.train.x).requires_grad_()  # type: ignore[attr-defined]
+    assert found["critic_slope"] > 0
+    assert all(math.isfinite(value) for value in found.values())
+    slope = torch.autograd.grad(model.judge(x).sum(), x)[0].flatten(1).norm(dim=1)
+    assert float(slope.min()) <= found["critic_slope"] <= float(slope.max())
+
+
+def test_rows_that_are_not_finite_end_a_run() -> None:
+    with pytest.raises(Diverged, match="not finite"):
+        Gauge(digits(labels=False))(Draws(torch.full((1, 1, 8, 8), math.nan)))  # type: ignore[arg-type]
+
+
+def test_what_draws_nothing_has_no_health() -> None:
+    with pytest.raises(RaeflowError, match="autoencoder draws no rows"):
+        Gauge(digits())(variants.build("autoencoder", (1, 8, 8), {}))
+
+
+# In training
+
+
+@pytest.mark.parametrize(("planned", "game", "expected"), [(8, 2 / 3, [1, 2, 3, 4]), (2, 2 / 3, [2, 4]), (0, 2 / 3, []), (3, 0.0, [])])
+def test_evaluations_are_spread_over_the_game(planned: int, game: float, expected: list[int]) -> None:
+    assert evaluations(dataclasses.replace(PLAN, health=planned), game) == expected
+
+
+def game(splits: Splits, health: int, seed: int = 0) -> Run:
+    hyper = {**vars(variants.get("wgan_gp").published((1, 8, 8))), "layers": (8,), "kernels": (), "critic_steps": 1}
+    plan = dataclasses.replace(PLAN, health=health)
+    return Run("wgan_gp", hyper, splits, plan, seed, gauge_of(splits, plan, seed))
+
+
+def test_health_is_in_the_history_and_changes_no_weight() -> None:
+    splits = digits()
+    measured, plain = game(splits, 2), game(splits, 0)
+    told = [epoch.health for epoch in measured.epochs()]
+    assert [bool(health) for health in told] == [False, True, False, True, False, False]
+    assert measured.history[3].items() >= told[3].items() > {"modes": told[3]["modes"]}.items()
+    assert {"frechet_distance", "precision", "recall", "density", "coverage", "critic_slope", "modes"} <= set(told[3])
+    for _ in plain.epochs():
+        pass
+    assert all(torch.equal(a, b) for a, b in zip(measured.model.state_dict().values(), plain.model.state_dict().values(), strict=True))
+
+
+def record(epoch: int, collapsed: float) -> dict[str, Any]:
+    return {"epoch": epoch, "collapsed": collapsed, "spread": 0.01, "modes": 2.0, "coverage": 0.02, "precision": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("flags", "alarm"),
+    [([1, 1, 1, 1], None), ([1, 1, 1, 1, 1], 5), ([0, 0, 0, 0, 1, 0, 1], None), ([0, 0, 0, 0, 1, 1], 6), ([1, 1, 1, 1, 1, 0], None)],
+)
+def test_the_alarm_wants_two_in_a_row_and_no_child(flags: list[int], alarm: int | None) -> None:
+    history = [record(epoch, float(flag)) for epoch, flag in enumerate(flags, 1)]
+    said = collapse(history, 8)
+    assert (said is None) == (alarm is None)
+    if said:
+        assert f"by epoch {alarm}" in said
+        assert "1.0% of the variance" in said
+        assert "2 of their classes" in said
+
+
+def test_a_judge_of_drawing_ranks_by_distance() -> None:
+    splits = digits()
+    judged = judge("generation", splits, 0)
+    known = splits.train
+    assert isinstance(known, Rows)
+    assert known.label is not None
+    whole, half = (judged(Draws(known.x[known.label < kinds]), splits.scaling) for kinds in (10, 3))  # type: ignore[arg-type]
+    assert half < whole <= 0
+    with pytest.raises(RaeflowError, match="draws no rows"):
+        judged(variants.build("autoencoder", (1, 8, 8), {}), splits.scaling)
+    assert Search(selection="generation").selection == "generation"
+    with pytest.raises(RaeflowError, match="health=-1"):
+        Training(health=-1)
