@@ -36,8 +36,8 @@ REFERENCE = 1024
 FEATURES = 32
 OWN = 16
 """Values of a row up to which it is its own feature."""
-STEPS = 300
-"""Steps in which the feature network learns, about; fewer where that would be more than ten passes."""
+STEPS, PASSES = 300, 40
+"""Steps in which the feature network learns, about, and passes over its rows at most."""
 NEIGHBOURS, FEWEST = 5, 32
 """Nearest neighbours whose distance makes a row's ball; real rows below which nothing is measured."""
 SLOPES = 256
@@ -106,7 +106,7 @@ class Gauge:
     def _learned(self) -> Any:
         known = self.known
         size = min(64, len(known))
-        epochs = max(1, min(10, math.ceil(STEPS * size / len(known))))
+        epochs = max(1, min(PASSES, math.ceil(STEPS * size / len(known))))
         hyper = vars(variants.hyper("autoencoder", _network(self.shape)))
         torch.manual_seed(self.seed)
         if self.classes and known.label is not None:

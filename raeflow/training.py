@@ -119,10 +119,18 @@ class Run:
         """What the gauge finds, if it is due after this epoch; rank 0 measures for all."""
         if self.gauge is None or self.done not in evaluations(self.training, self.model.game_share):
             return {}
-        told = [self.gauge(self.model) if self.rank == 0 else {}]
+        told: list[Any] = [None]
+        if self.rank == 0:
+            try:
+                told = [self.gauge(self.model)]
+            except RaeflowError as error:  # told to all, for the others wait
+                told = [str(error)]
         if self.world > 1:
             dist.broadcast_object_list(told, 0)
-        return told[0]
+        if isinstance(told[0], str):
+            raise Diverged(told[0])
+        found: dict[str, float] = told[0]
+        return found
 
     def _settled(self) -> bool:
         return self.done / self.training.epochs >= self.model.settled_from

@@ -171,6 +171,25 @@ def test_health_is_in_the_history_and_changes_no_weight() -> None:
     assert all(torch.equal(a, b) for a, b in zip(measured.model.state_dict().values(), plain.model.state_dict().values(), strict=True))
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_worker_that_cannot_measure_leaves_none_waiting(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = game(digits(), 2)
+    heard: list[Any] = []
+
+    def broadcast(told: list[Any], source: int) -> None:
+        heard.append(told[source])
+        told[0] = "features are not finite"
+
+    def measure(model: Any) -> dict[str, float]:
+        raise RaeflowError("features are not finite")
+
+    monkeypatch.setattr("torch.distributed.broadcast_object_list", broadcast)
+    run.gauge, run.rank, run.world, run.done = measure, rank, 2, 2
+    with pytest.raises(Diverged, match="features are not finite"):
+        run._health()
+    assert heard == [None if rank else "features are not finite"]
+
+
 def record(epoch: int, collapsed: float) -> dict[str, Any]:
     return {"epoch": epoch, "collapsed": collapsed, "spread": 0.01, "modes": 2.0, "coverage": 0.02, "precision": 1.0}
 
