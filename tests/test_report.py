@@ -23,7 +23,7 @@ from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling
 from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
-from raeflow.report import examples, judge, plots, terminal
+from raeflow.report import examples, judge, page, plots, terminal
 from raeflow.selection import Trial
 from raeflow.stored import load_fitted, save_fitted
 from raeflow.study import Calibration, Data, Study, Training
@@ -305,6 +305,7 @@ def figures(digits: Made) -> dict[str, object]:
         "loss_histogram": plots.loss_histogram(scores, {"rows": 0.05, "batches": 0.03}),
         "roc": plots.roc_and_precision(truth, {"detector": scores, "noise": np.random.default_rng(0).random(len(scores))}, 0.05),
         "history": plots.history({"autoencoder": digits.trials[0].history, "vae": digits.trials[1].history}),
+        "health": plots.health({"gan": measured(2.0), "wgan_gp": measured(90.0)[:1], "vae": digits.trials[1].history}),
         "trials": plots.trials_by_number(digits.trials),
         "hyper": plots.trials_by_hyper(digits.trials, "autoencoder", ["latent", "activation", "layers"]),
         "strip": strip,
@@ -314,6 +315,27 @@ def figures(digits: Made) -> dict[str, object]:
         "latent_2": plots.latent_scatter(np.random.default_rng(0).random((30, 2)), np.arange(30) % 11),
         "latent_9": plots.latent_scatter(np.random.default_rng(0).random((30, 9)), np.arange(30) % 2),
     }
+
+
+def measured(distance: float, collapsed: float = 0.0) -> list[dict[str, float]]:
+    """A game of five epochs, measured after the second and the fourth."""
+    health = {"frechet_distance": distance, "coverage": 0.5, "density": 1.1, "precision": 0.9, "recall": 0.4, "critic_slope": 1.2}
+    histories = [{"epoch": n, "validation_loss": 1.0 / n, "loss_critic": -0.1, "loss_generator": 0.4} for n in range(1, 6)]
+    return [{**h, **({**health, "collapsed": collapsed} if h["epoch"] in (2, 4) else {})} for h in histories]
+
+
+def test_the_page_shows_the_health_of_games_and_no_other(digits):
+    assert page._health({"vae": digits.trials[1].history}) == ""
+    healthy = page._health({"vae": digits.trials[1].history, "gan": measured(3.0)})
+    assert "<svg" in healthy
+    assert "next to nothing but likes" not in healthy
+    assert "likes at the end of gan." in page._health({"gan": measured(3.0, 1.0), "wgan_gp": measured(2.0)})
+    drawn = plots.health({"gan": measured(3.0), "vae": digits.trials[1].history})
+    assert [axes.get_title(loc="left") for axes in drawn.axes] == [
+        "Frechet distance", "coverage", "density", "precision", "recall", "slope of the critic"
+    ]  # fmt: skip
+    (line,) = drawn.axes[0].get_lines()
+    assert line.get_xydata().tolist() == [[2.0, 3.0], [4.0, 3.0]]
 
 
 def test_every_figure_is_a_picture_and_markup(digits, tmp_path):
@@ -338,6 +360,8 @@ def test_figures_of_nothing_are_refused():
         plots.latent_scatter(np.zeros(4))
     with pytest.raises(RaeflowError, match=r"no run to draw"):
         plots.history({})
+    with pytest.raises(RaeflowError, match=r"no run has been measured"):
+        plots.health({"vae": [{"epoch": 1, "validation_loss": 0.5}]})
 
 
 def test_figures_leave_matplotlib_as_it_was(digits):

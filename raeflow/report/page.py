@@ -53,7 +53,7 @@ class Judged:
 def write(study: Study, trials: Sequence[Trial], detector: Detector, splits: Splits, out: str | Path) -> Path:
     """Write the page to `out` (a folder gets `report.html`), whole or not at all; returns its path."""
     place = Path(out) if Path(out).suffix in (".html", ".htm") else Path(out) / "report.html"
-    seen = _judge(study, detector, splits)
+    seen, runs = _judge(study, detector, splits), _runs(study, trials, detector)
     sections = [
         _head(study, trials, detector, seen),
         _data(study, splits),
@@ -61,7 +61,8 @@ def write(study: Study, trials: Sequence[Trial], detector: Detector, splits: Spl
         _test(detector, seen),
         _rows(detector, splits, seen),
         _trials(trials, splits),
-        _training(study, trials, detector),
+        _training(runs),
+        _health(runs),
         _next(study, detector),
     ]
     text = markup.page(f"{study.name} - raeflow", sections)
@@ -248,13 +249,32 @@ def _tested(test: dict[str, float], judged: bool) -> list[str]:
     return [number(test.get("auroc"), 4), number(test.get("average_precision"), 4)] if judged else []
 
 
-def _training(study: Study, trials: Sequence[Trial], detector: Detector) -> str:
+def _runs(study: Study, trials: Sequence[Trial], detector: Detector) -> dict[str, Sequence[dict[str, float]]]:
+    """Histories by name: of the final training, where there was one, and of the best trial of each variant."""
     runs = {f"chosen: {name}": history for name, history in _final(study, detector).items()}
-    runs |= {t.variant: t.history for t in leaders(trials) if len(t.history) > 1}
+    return runs | {t.variant: t.history for t in leaders(trials) if len(t.history) > 1}
+
+
+def _training(runs: dict[str, Sequence[dict[str, float]]]) -> str:
     if not runs:
         return ""
     told = "Losses by epoch: final training of the chosen model where there was one, and the best trial of each variant."
     return markup.section("Training", markup.picture(plots.history(runs), told, told))
+
+
+def _health(runs: dict[str, Sequence[dict[str, float]]]) -> str:
+    """Drawn rows beside real ones, for games alone."""
+    measured = {name: records for name, records in runs.items() if any("frechet_distance" in r for r in records)}
+    if not measured:
+        return ""
+    told = (
+        "Drawn rows beside real ones while the game lasted, in features learned from the same rows. Distance is best at 0; "
+        "precision and density fall where drawn rows look like no real ones, recall and coverage where real ones are not drawn."
+    )
+    last = {name: [r for r in records if "collapsed" in r][-1:] for name, records in measured.items()}
+    alarms = [name for name, records in last.items() if records and records[0]["collapsed"]]
+    warning = [markup.paragraph(f"Drawn rows are next to nothing but likes at the end of {', '.join(alarms)}.", "lead")] if alarms else []
+    return markup.section("Health", *warning, markup.picture(plots.health(measured), told, told))
 
 
 def _final(study: Study, detector: Detector) -> dict[str, Sequence[dict[str, float]]]:

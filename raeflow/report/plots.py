@@ -21,8 +21,8 @@ from raeflow.report.canvas import panels as figure_of
 from raeflow.report.rowplots import features, latent_scatter, signals, strip
 
 __all__ = [
-    "features", "history", "latent_scatter", "loss_histogram", "roc_and_precision", "save", "score_histogram", "signals", "strip", "svg",
-    "trials_by_hyper", "trials_by_number",
+    "features", "health", "history", "latent_scatter", "loss_histogram", "roc_and_precision", "save", "score_histogram", "signals",
+    "strip", "svg", "trials_by_hyper", "trials_by_number",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -111,6 +111,42 @@ def history(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
         axes.set(title=name, xlabel="epoch")
         axes.legend()
     panels[0].set_ylabel("loss")
+    return figure
+
+
+HEALTH = {
+    "frechet_distance": "Frechet distance", "coverage": "coverage", "density": "density", "precision": "precision", "recall": "recall",
+    "modes": "classes drawn", "critic_slope": "slope of the critic",
+}  # fmt: skip
+"""Measures of a game (see `raeflow.health`), as a figure names them."""
+
+
+@styled
+def health(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """What was measured of games while they lasted, by epoch: a panel for each measure, a line for each named run."""
+    told = {name: [r for r in records if "frechet_distance" in r] for name, records in histories.items()}
+    told = {name: records for name, records in told.items() if records}
+    if not told:
+        raise RaeflowError("health: no run has been measured")
+    keys = [key for key in HEALTH if any(key in r for records in told.values() for r in records)]
+    figure, panels = figure_of(len(keys), (7.4, 1.9), columns=4)
+    for axes, key in zip(panels, keys, strict=True):
+        for number, (name, records) in enumerate(told.items()):
+            look: dict[str, Any] = {"color": CYCLE[number % len(CYCLE)], "linestyle": DASHES[number % len(DASHES)], "label": name}
+            own = [r for r in records if key in r]
+            axes.plot([r["epoch"] for r in own], [r[key] for r in own], marker=".", **look)
+        every = [r[key] for records in told.values() for r in records if key in r]
+        if key in ("frechet_distance", "critic_slope") and min(every) > 0 and max(every) / min(every) > 20:
+            axes.set_yscale("log")
+            axes.yaxis.set_minor_formatter("")
+        elif key in ("coverage", "precision", "recall"):
+            axes.set_ylim(-0.03, 1.03)
+        else:
+            axes.set_ylim(bottom=0)
+        _whole_numbers(axes)
+        axes.set(title=HEALTH[key], xlabel="epoch")
+    if len(told) > 1:
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(3, len(told)))
     return figure
 
 
