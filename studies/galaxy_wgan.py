@@ -72,9 +72,8 @@ def conclude(outcome: Outcome) -> str:
         shown[name] = gauge.drawn(load_fitted(Path(trial.folder)).model(), len(held))
         spent[name] = f"{trial.seconds:.0f} s"
 
-    lines = [
-        f"{'beside real galaxies of train':30}" + "".join(f"{m.replace('_', ' '):>18}" for m in MEASURES) + f"{'kinds in 32':>13}{'':>8}"
-    ]
+    heads = "".join(f"{measure.replace('_', ' '):>18}" for measure in MEASURES)
+    lines = [f"{'beside real galaxies of train':30}{heads}{f'kinds in {SHEET}':>13}"]
     for name, rows in shown.items():
         features = gauge.features(rows)
         found = {"frechet_distance": frechet_distance(gauge.real, features), **manifold(gauge.real, features)}
@@ -84,9 +83,10 @@ def conclude(outcome: Outcome) -> str:
         outcome.tracker.step(f"galaxies {name}", {"rows": len(rows)}, {**found, "kinds_in_sheet": kinds})
     claimed = next(name for name in shown if name.startswith("wgan_gp"))
     first = sorted(gauge.named(shown[claimed][:SHEET]).unique().tolist())
+    real = kinds_in_sheets(gauge, shown["real, held out"])
     lines.append(
-        f"the source's sheet of {SHEET} at lambda {LAMBDA:g}: the full spectrum; ours has {len(first)} of {gauge.classes} kinds as the classifier "
-        f"names them, sheets of real galaxies {kinds_in_sheets(gauge, shown['real, held out']):.2f} in the mean"
+        f"the source's sheet of {SHEET} at lambda {LAMBDA:g}: the full spectrum; ours has {len(first)} of {gauge.classes} kinds as the "
+        f"classifier names them, a sheet of real galaxies {real:.2f} in the mean"
     )
     places = [outcome.picture(name.split(",")[0].replace(" ", "_"), sheet(rows)) for name, rows in shown.items()]
     return "\n".join([*lines, *(f"picture  {place}" for place in places)])

@@ -60,7 +60,7 @@ STUDY = Study(
     data=Data("mnist", split="hash", fractions=(0.1, 0.03, 0.03, 0.84)),
     variants=("wgan_div",),
     search=Search(trials=24, selection="generation", stop_early=False, stop_collapsed=False),
-    training=Training(epochs=6, batch_size=32, patience=None, health=2),
+    training=Training(epochs=5, batch_size=32, patience=None, health=2),
     hyper={"wgan_div": NETWORK},
     refit=False,
 )
