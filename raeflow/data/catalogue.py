@@ -97,6 +97,25 @@ def _airshower(noise: str) -> NamedSet:
     )
 
 
+def _gaussians(name: str, modes: int) -> NamedSet:
+    return NamedSet(
+        f"gaussians/{name}",
+        f"{modes} narrow Gaussians in the plane, a {name}",
+        # The number is that of raeflow.data.gaussians.VERSION.
+        (f"gaussians/gaussians_{name}_v1.parquet",),
+        ("x", "y"),
+        "label",
+        licence="Apache-2.0",
+        source="made by raeflow.data.gaussians",
+        citation="Srivastava, Valkov, Russell, Gutmann, Sutton: VEEGAN: Reducing Mode Collapse in GANs using Implicit "
+        "Variational Learning, NeurIPS 2017 (arXiv:1705.07761)",
+        rows=20_000,
+        shape=(2,),
+        split="split",
+        made=True,
+    )
+
+
 def _idx(name: str, title: str, licence: str, source: str, citation: str) -> NamedSet:
     files = tuple(f"{name}/{name}_{part}.parquet" for part in ("train", "test"))
     return NamedSet(
@@ -120,6 +139,8 @@ _SETS = (
         made=True,
     ),
     *(_airshower(noise) for noise in ("realistic", "uniform", "cosine")),
+    _gaussians("ring", 8),
+    _gaussians("grid", 25),
     _idx(
         "mnist",
         "handwritten digits",

@@ -1,8 +1,8 @@
 """Named sets: a short name in `Data(source=...)` becomes files, columns, label, split and shape.
 
-`digits` and `airshower` are made on the spot and kept in the cache; the public sets are looked for in
-`$RAEFLOW_DATA`, then in the cache, where `raeflow data fetch NAME` writes them. This file holds the only
-reader of the environment in `raeflow.data`.
+`digits`, `airshower` and `gaussians` are made on the spot and kept in the cache; the public sets are looked
+for in `$RAEFLOW_DATA`, then in the cache, where `raeflow data fetch NAME` writes them. This file holds the
+only reader of the environment in `raeflow.data`.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _recognise(field: str, entry: str) -> NamedSet | None:
     if Path(entry).exists():
         return None
     found = lookup(entry)
-    if found is None and re.fullmatch(r"[\w-]+|(adbench|airshower)/.*", entry):
+    if found is None and re.fullmatch(r"[\w-]+|(adbench|airshower|gaussians)/.*", entry):
         raise RaeflowError(f"Data({field}={entry!r}): no such file or folder, and no such named set; {_hint(entry)}")
     return found
 
@@ -108,7 +108,7 @@ def located(name: str) -> Path | None:
 
 
 def locate(chosen: NamedSet) -> tuple[str, ...]:
-    """Paths of a set's files: in $RAEFLOW_DATA, else in the cache; `digits` and `airshower` are made if need be.
+    """Paths of a set's files: in $RAEFLOW_DATA, else in the cache; those that are made here are made if need be.
 
     Raises RaeflowError where files are missing.
     """
@@ -143,6 +143,10 @@ def _made(name: str) -> pa.Table:
         from raeflow.data import digits
 
         return digits.table()
+    if name.startswith("gaussians/"):
+        from raeflow.data import gaussians
+
+        return gaussians.table(name.removeprefix("gaussians/"))
     from raeflow.data import airshower
 
     return airshower.table(name.removeprefix("airshower/"))
