@@ -26,6 +26,7 @@ from raeflow.cluster.train import Group, Task, name, on_workers, train
 from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling
 from raeflow.errors import RaeflowError
+from raeflow.health import gauge_of
 from raeflow.study import Cluster, Data, Study, Training
 
 SHAPE = (8,)
@@ -49,7 +50,8 @@ def task(variant: str, **changes: Any) -> Task:
 
 
 def alone(one: Task) -> training.Fitted:
-    return training.fit(one.variant, one.hyper, splits(), one.training, one.seed)
+    rows = splits()
+    return training.fit(one.variant, one.hyper, rows, one.training, one.seed, gauge_of(rows, one.training, one.seed))
 
 
 def gap(a: training.Fitted, b: training.Fitted) -> float:
