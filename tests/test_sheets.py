@@ -44,9 +44,13 @@ def test_a_corner_stands_apart() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "named", "said"),
-    [((4, 5, 5), {}, r"\(4, 5, 5\)"), ((0, 1, 5, 5), {}, r"\(0, 1, 5, 5\)"), ((4, 1, 5, 5), {"columns": 2, "labels": ["a"]}, "1 labels for 2"),
-     ((4, 1, 5, 5), {"columns": 2, "titles": ["a"]}, "1 titles for 2")],
-)  # fmt: skip
+    [
+        ((4, 5, 5), {}, r"\(4, 5, 5\)"),
+        ((0, 1, 5, 5), {}, r"\(0, 1, 5, 5\)"),
+        ((4, 1, 5, 5), {"columns": 2, "labels": ["a"]}, "1 labels for 2"),
+        ((4, 1, 5, 5), {"columns": 2, "titles": ["a"]}, "1 titles for 2"),
+    ],
+)
 def test_what_makes_no_sheet_is_refused(shape: tuple[int, ...], named: dict[str, Any], said: str) -> None:
     with pytest.raises(RaeflowError, match=said):
         sheet(np.zeros(shape), **named)
