@@ -208,6 +208,25 @@ def test_bf16_stays_close_to_float32(name: str, shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(at_half.mean(), at_full.mean(), rtol=0.05, atol=0.0)
 
 
+@each_variant
+def test_channels_last_in_memory_are_the_same_numbers(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """GPUs get their images so; here a CPU does, which rounds otherwise and nothing else."""
+    splits, hyper = digits((1, 8, 8)), small(name, (1, 8, 8))
+    hyper = {**hyper, "channels": 4, "layers": (), "kernels": (), "strides": ()} if "channels" in hyper else hyper
+    plain = finish(Run(name, hyper, splits, plan(epochs=2), seed=1))
+    monkeypatch.setattr(training, "memory_format", lambda *_: torch.channels_last)
+    last = Run(name, hyper, splits, plan(epochs=2), seed=1)
+    finish(last)
+    expected = plain.model.state_dict()
+    assert set(last.fitted().weights) == set(expected)
+    for key, value in last.fitted().weights.items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=1e-4, msg=lambda m, at=(name, key): f"{at}: {m}")
+    last.save(tmp_path / "run")
+    again = Run(name, hyper, splits, plan(epochs=2), seed=1)
+    again.resume(tmp_path / "run")
+    assert equal(again.model.state_dict(), last.model.state_dict())
+
+
 def test_the_splits_are_left_as_they_were() -> None:
     splits = digits((64,))
     before = splits.train.x.clone(), splits.scaling.shift.clone()
