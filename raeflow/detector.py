@@ -33,10 +33,11 @@ from raeflow import checkpoint, variants
 from raeflow.calibration import Moments, Threshold, calibrate, combine, log_moments
 from raeflow.data.rows import RowSpec, Splits
 from raeflow.data.scaling import Scaling
+from raeflow.devices import resolve_device, score_batch
 from raeflow.errors import RaeflowError
 from raeflow.stored import FORMAT, WEIGHTS, brief, read
 from raeflow.study import Calibration
-from raeflow.training import Fitted, resolve_device, score_batch
+from raeflow.training import Fitted
 from raeflow.variants._contract import Variant
 
 if TYPE_CHECKING:

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from raeflow import metrics, pretrain, variants
 from raeflow.data.rows import Rows, Splits
+from raeflow.devices import score_batch
 from raeflow.errors import RaeflowError
 from raeflow.study import Training
-from raeflow.training import Diverged, fit, score_batch
+from raeflow.training import Diverged, fit
 from raeflow.variants._adversarial import Adversarial
 from raeflow.variants._contract import Generative, Variant
 

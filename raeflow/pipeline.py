@@ -72,8 +72,9 @@ class Session:
 
     def __init__(self, study: Study, say: Say | None = None, fresh: bool = False) -> None:
         from raeflow.data import load, resolve
+        from raeflow.devices import resolve_device
         from raeflow.tracking import Tracker
-        from raeflow.training import check_batch, resolve_device
+        from raeflow.training import check_batch
 
         self.study = study.but(data=resolve(study.data))
         self.say: Say = say or _say

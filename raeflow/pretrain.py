@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from raeflow.devices import score_batch
 from raeflow.errors import RaeflowError
-from raeflow.training import score_batch, snapshot
+from raeflow.training import snapshot
 from raeflow.variants import _layers
 from raeflow.variants._contract import Latent
 

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from raeflow import synthetic
 from raeflow.data.rows import Rows, Splits
+from raeflow.devices import score_batch
 from raeflow.errors import RaeflowError
 from raeflow.health import Gauge
 from raeflow.metrics import frechet_distance
-from raeflow.training import Diverged, score_batch, scores
+from raeflow.training import Diverged, scores
 from raeflow.variants._contract import Variant
 
 NORMAL = 2048

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,10 @@ from torch import Tensor, nn
 
 from raeflow import checkpoint, variants
 from raeflow.data.rows import Raw, Rows, RowSource, Splits
+from raeflow.devices import memory_format, resolve_device, score_batch, threads, to_device
 from raeflow.errors import RaeflowError
 from raeflow.study import Training
 from raeflow.variants._contract import Batch, Variant
-
-SCORE_BATCHES = {"cpu": (4, 4096, 1 << 16), "cuda": (64, 1 << 16, 1 << 22)}
-"""Fewest and most rows to score at a time, and most values: on a CPU as many as its second-level cache takes, with activations."""
 
 
 @dataclass(frozen=True)
@@ -287,27 +285,6 @@ def _measured(model: Variant, rows: Rows, size: int | None, measure: Callable[[R
     return torch.cat(parts) if parts else torch.empty(0, device=device)
 
 
-def score_batch(shape: tuple[int, ...], device: torch.device) -> int:
-    """Rows to score at a time, fewer the larger they are (on a CPU twice as fast for images as large batches)."""
-    fewest, most, values = SCORE_BATCHES.get(device.type, SCORE_BATCHES["cuda"])
-    return max(fewest, min(most, values // math.prod(shape)))
-
-
-def resolve_device(device: str) -> torch.device:
-    """auto takes cuda where there is one."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise RaeflowError(f"Training(device={device!r}): this machine has no such device ({str(error).splitlines()[0]})") from error
-
-
-def memory_format(device: torch.device, shape: tuple[int, ...]) -> torch.memory_format:
-    """Order of images in memory: a GPU's tensor cores take them with channels last; backbones see to CPUs themselves."""
-    return torch.channels_last if device.type == "cuda" and len(shape) == 3 else torch.contiguous_format
-
-
 def check_batch(train: RowSource, size: int, world: int) -> int:
     """The global batch size, refused where it cannot be shared evenly or filled once."""
     if size % world:
@@ -354,25 +331,6 @@ def average(parameters: list[Tensor], world: int) -> None:
         gradient.copy_(mean.view_as(gradient))
 
 
-@contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """So many torch threads inside, as many as before afterwards; None changes nothing."""
-    before = torch.get_num_threads()
-    if count is None or count == before:
-        yield
-        return
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the model's state, where the model is."""
     return {k: v.detach().clone() for k, v in model.state_dict().items()}
-
-
-def to_device(rows: Any, device: torch.device) -> Any:
-    """Resident rows move once, whole, to an accelerator; streams stay where they are."""
-    return rows.to(device) if isinstance(rows, Rows) and device.type != "cpu" else rows
