@@ -23,7 +23,7 @@ def train(model: nn.Module, step: Step, x: Tensor, held: Tensor, epochs: int, ba
     validation = 0.0
     for epoch in range(epochs):
         model.train()
-        order = torch.randperm(count)
+        order = torch.randperm(count, device=x.device)
         total = 0.0
         for start in range(0, count, batch):
             rows = x.index_select(0, order[start : start + batch])
@@ -90,7 +90,7 @@ def contractive(model: Any, hyper: Any) -> Step:
             return z, ((z * (1 - z)) ** 2 * (layers[0].weight ** 2).sum(1)).sum(1)
         x = x.clone().requires_grad_()
         z = model.encode(x)
-        signs = torch.randint(0, 2, z.shape).float() * 2 - 1
+        signs = torch.randint(0, 2, z.shape, device=z.device).float() * 2 - 1
         slope = torch.autograd.grad(z, x, signs, create_graph=True)[0]
         return z, (slope**2).flatten(1).sum(1)
 
@@ -134,7 +134,7 @@ def masked(model: Any, hyper: Any) -> Step:
             model.deviation.fill_(x.std())
         patches = model.cut.cut((x - model.mean) / model.deviation)
         rows, tokens, _ = patches.shape
-        shuffle = torch.rand(rows, tokens).argsort(1)
+        shuffle = torch.rand(rows, tokens, device=x.device).argsort(1)
         restore = shuffle.argsort(1)
         embedded = model.embed(patches) + model.positions
         visible = torch.gather(embedded, 1, shuffle[:, : model.seen, None].expand(-1, -1, embedded.shape[2]))
@@ -180,7 +180,7 @@ class Game:
         return squashed(self.model.generator(z), self.hyper.output)
 
     def drawn(self, count: int) -> Tensor:
-        return self.generate(torch.randn(count, self.hyper.latent))
+        return self.generate(torch.randn(count, self.hyper.latent, device=next(self.model.parameters()).device))
 
     def encode(self, x: Tensor) -> float:
         self.critic.eval()
@@ -200,7 +200,7 @@ def wasserstein(model: Any, hyper: Any, penalty: Callable[[Tensor], Tensor]) -> 
     def play(x: Tensor) -> float:
         for _ in range(hyper.critic_steps):
             fake = game.drawn(len(x)).detach()
-            share = torch.rand(len(x), *[1] * (x.dim() - 1))
+            share = torch.rand(len(x), *[1] * (x.dim() - 1), device=x.device)
             between = (share * x + (1 - share) * fake).requires_grad_()
             slope = torch.autograd.grad(game.critic(between).sum(), between, create_graph=True)[0]
             cost = penalty(slope.flatten(1).norm(2, dim=1)).mean()
