@@ -51,7 +51,8 @@ MOST_CLASSES = 1000
 FAIR = 0.1
 """Share of equal shares that a class must be drawn to count: a feature network, too, is wrong now and then."""
 SPREAD, SHARE, FEWEST_CLASSES = 0.05, 0.2, 5
-"""Collapsed are drawn rows of less than this share of the variance of real ones, or of their classes where there are so many."""
+"""Collapsed are drawn rows of less than this share of the variance of real ones, or of the classes found in them where those
+are so many."""
 RUNNING, PATIENT = 2, 3 / 8
 """The alarm: so many evaluations in a row, after this share of all."""
 
@@ -141,6 +142,16 @@ class Gauge:
         """(N, D): features of the real rows that drawn ones are compared with."""
         return self.features(self.x[: self.count])
 
+    def modes(self, x: Tensor) -> int:
+        """Classes that at least a row of (M, *shape) falls in, and a tenth of a fair share of them, as the network names them."""
+        named_K = torch.bincount(self.named(x), minlength=self.classes)
+        return int((named_K >= max(1, FAIR * len(x) / self.classes)).sum())
+
+    @cached_property
+    def known_modes(self) -> int:
+        """`modes` of the real rows that drawn ones are compared with."""
+        return self.modes(self.x[: self.count])
+
     @torch.no_grad()
     def drawn(self, model: Variant, count: int | None = None) -> Tensor:
         """(count, *shape), on the CPU: rows that a model draws in evaluation mode, the same ones each time it is asked."""
@@ -160,7 +171,8 @@ class Gauge:
             frechet_distance, precision, recall, density, coverage (see `raeflow.metrics`); spread, the variance of drawn
             rows over that of real ones (features, all directions together); modes, where rows have classes: those that
             get at least a row, and a tenth of a fair share; critic_slope, mean norm of the critic's gradient at real rows, for games;
-            collapsed, 1 where next to nothing but likes is drawn: spread below 0.05, or a fifth of five or more classes.
+            collapsed, 1 where next to nothing but likes is drawn: spread below 0.05, or at most a fifth of the five or more
+            classes that the same network finds in real rows.
 
         Raises:
             Diverged: a drawn row is not finite.
@@ -173,11 +185,11 @@ class Gauge:
         found = {"frechet_distance": metrics.frechet_distance(self.real, features), **metrics.manifold(self.real, features, NEIGHBOURS)}
         found["spread"] = float(features.var(0).sum() / self.real.var(0).sum().clamp(min=1e-12))
         if self.classes:
-            drawn_K = torch.bincount(self.named(rows), minlength=self.classes)
-            found["modes"] = float((drawn_K >= max(1, FAIR * len(rows) / self.classes)).sum())
+            found["modes"] = float(self.modes(rows))
         if isinstance(model, Adversarial):
             found["critic_slope"] = self.slope(model)
-        few = self.classes >= FEWEST_CLASSES and found["modes"] <= SHARE * self.classes
+        # Against what the network finds in real rows: one that tells few kinds apart would see collapse everywhere.
+        few = bool(self.classes) and self.known_modes >= FEWEST_CLASSES and found["modes"] <= SHARE * self.known_modes
         found["collapsed"] = float(few or found["spread"] < SPREAD)
         return found
 

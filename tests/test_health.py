@@ -111,6 +111,20 @@ def test_a_dropped_kind_costs_recall_and_not_precision(labels: bool) -> None:
     assert again == whole, "the same rows, features and dice"
 
 
+def test_few_classes_are_no_collapse_where_the_network_finds_few_in_real_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    gauge, known = Gauge(digits()), digits().train
+    assert isinstance(known, Rows)
+    assert known.label is not None
+    ones = Draws(known.x[known.label == 1])
+    assert gauge.known_modes == 10
+    found = gauge(ones)  # type: ignore[arg-type]
+    assert found["spread"] > 0.05
+    assert found["modes"] <= 2
+    assert found["collapsed"] == 1.0
+    monkeypatch.setattr(gauge, "known_modes", 4)
+    assert gauge(ones)["collapsed"] == 0.0  # type: ignore[arg-type]
+
+
 def test_one_row_for_all_is_a_collapse() -> None:
     gauge = Gauge(digits(labels=False))
     found = gauge(Draws(gauge.x[:1], noise=0.01))  # type: ignore[arg-type]
