@@ -80,7 +80,7 @@ def conclude(outcome: Outcome) -> str:
         kinds = kinds_in_sheets(gauge, rows)
         row = "".join(f"{found[m]:18.3f}" for m in MEASURES)
         lines.append(f"{name:30}{row}{kinds:13.2f}{spent[name]:>8}")
-        outcome.tracker.step(f"galaxies {name}", {"rows": len(rows)}, {**found, "kinds_in_sheet": kinds})
+        outcome.tracker.step(f"galaxies {name.replace(',', '')}", {"rows": len(rows)}, {**found, "kinds_in_sheet": kinds})
     claimed = next(name for name in shown if name.startswith("wgan_gp"))
     first = sorted(gauge.named(shown[claimed][:SHEET]).unique().tolist())
     real = kinds_in_sheets(gauge, shown["real, held out"])

@@ -33,10 +33,12 @@ if TYPE_CHECKING:
     from raeflow.selection import Trial
 
 CLAIMED = {"wgan_div": {"k": 2.0, "p": 6.0}, "wgan_gp": {"penalty": 10.0}}
-NETWORK: dict[str, Any] = {
-    "backbone": "conv", "layers": (16, 32), "kernels": (), "strides": (), "latent": 32, "activation": "leaky_relu", "kappa": 1.0,
-    "output": "sigmoid", "game": 0.95, "critic_steps": 2, "lr": 1e-3, "encoder_lr": 1e-3,
+FIXED: dict[str, Any] = {
+    "backbone": "conv", "layers": (), "kernels": (), "strides": (), "activation": "leaky_relu", "output": "sigmoid", "kappa": 1.0,
+    "game": 0.95, "encoder_lr": 1e-3,
 }  # fmt: skip
+NETWORK: dict[str, Any] = {**FIXED, "channels": 16, "depth": 2, "latent": 32, "critic_steps": 2, "lr": 1e-3}
+PUBLISHED: dict[str, Any] = {**FIXED, "channels": 16, "depth": 3, "kernels": (5, 5, 5), "latent": 98, "lr": 2e-4}
 SLOPES = {"k": "wgan_div.k", "p": "wgan_div.p"}
 
 
@@ -69,13 +71,8 @@ FULL = STUDY.but(
     data=Data("mnist"),
     search=dataclasses.replace(STUDY.search, trials=100, gpus=0.25),
     training=Training(epochs=60, batch_size=64, patience=None),
-    hyper={
-        "wgan_div": {
-            "backbone": "conv", "layers": (16, 32, 64), "kernels": (5, 5, 5), "strides": (), "latent": 98, "activation": "leaky_relu",
-            "kappa": 1.0, "output": "sigmoid", "game": 0.95, "lr": 2e-4, "encoder_lr": 1e-3,
-        }
-    },
-)  # fmt: skip
+    hyper={"wgan_div": PUBLISHED},
+)
 
 
 def conclude(outcome: Outcome) -> str:
@@ -93,7 +90,7 @@ def conclude(outcome: Outcome) -> str:
         search=dataclasses.replace(study.search, trials=budget.penalties),
     )
     trials = {"wgan_div": outcome.trials, "wgan_gp": search(beside, outcome.splits, progress=told)}
-    best = {variant: next(t for t in ranked if t.status == "complete") for variant, ranked in trials.items()}
+    best = {variant: next(t for t in ranked if t.status == "complete" and t.number) for variant, ranked in trials.items()}
     compared = again(outcome, {variant: trial.hyper for variant, trial in best.items()}, budget)
 
     lines = []
@@ -131,7 +128,7 @@ def again(outcome: Outcome, best: dict[str, dict[str, Any]], budget: Budget) -> 
     chosen = {}
     for variant, hyper in best.items():
         chosen[variant, said(CLAIMED[variant], variant)] = {**hyper, **CLAIMED[variant]}
-        chosen[variant, "best: " + said(hyper, variant)] = hyper
+        chosen[variant, f"found: {said(hyper, variant)}"] = hyper
     seeds = [study.seed + 10_000 + place for place in range(budget.seeds)]
     training = dataclasses.replace(study.training, health=0)
     tasks = [(Task(key[0], hyper, training, seed), outcome.splits) for key, hyper in chosen.items() for seed in seeds]
@@ -141,7 +138,8 @@ def again(outcome: Outcome, best: dict[str, dict[str, Any]], budget: Budget) -> 
     found = {key: healths[place * len(seeds) : (place + 1) * len(seeds)] for place, key in enumerate(chosen)}
     for (variant, name), values in found.items():
         metrics = {key: mean([health[key] for health in values]) for key in values[0]}
-        outcome.tracker.step(f"{variant} {name}", {"variant": variant, **chosen[variant, name]}, metrics)
+        kind = "best found" if name.startswith("found") else "source"
+        outcome.tracker.step(f"{variant} {kind}", {"variant": variant, **chosen[variant, name]}, metrics)
     return found
 
 
@@ -214,8 +212,7 @@ def smoothed(at: Any, heights: Any, where: Any) -> Any:
     from sklearn.gaussian_process.kernels import RBF, WhiteKernel
 
     scale = at.std(0) + 1e-9
-    kernel = 1.0 * RBF([1.0, 1.0], (0.3, 10.0)) + WhiteKernel(0.1, (1e-3, 1.0))
-    process = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0, n_restarts_optimizer=2).fit(at / scale, heights)
+    process = GaussianProcessRegressor(RBF(1.0) + WhiteKernel(0.3), optimizer=None, normalize_y=True).fit(at / scale, heights)
     return process.predict(where / scale)
 
 
