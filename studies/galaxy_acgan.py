@@ -57,7 +57,7 @@ class Budget:
     """Passes of the classifier over eight views of every galaxy that it learns from."""
 
 
-NETWORK: dict[str, Any] = {"latent": 64, "output": "tanh", "game": 1.0, "decay": 0.5}
+NETWORK: dict[str, Any] = {"latent": 64, "output": "tanh", "game": 1.0, "decay": 0.5, "named_fakes": 0.0}
 SMALL = Budget(
     32,
     {**NETWORK, "layers": (32, 64, 128), "kernels": (4, 4, 4), "lr": 4e-4},

@@ -214,6 +214,16 @@ def test_both_losses_are_those_of_the_paper() -> None:
     torch.testing.assert_close(made, -second.log().mean() - 0.7 * second_named.log().mean())
 
 
+def test_the_class_of_generated_rows_may_be_left_out_of_the_discriminators_loss() -> None:
+    model, x, label = conditional(named_fakes=0.0), torch.rand(4, *SHAPE), torch.tensor([0, 1, 2, 0])
+    dice = batch(x)
+    (fake, _), (other, _) = (model.asked(dice, label) for _ in range(2))
+    (_, judged), (_, made) = model.turns(batch(x, label), 0.0)
+    torch.testing.assert_close(judged, model.loss(x, label, 1.0) + model.told_apart(fake, 0.0))
+    torch.testing.assert_close(made, model.loss(other, label, 1.0))
+    torch.testing.assert_close(conditional(named_fakes=0.0, replay=8).unmasked(batch(x), fake, label), model.told_apart(fake, 0.0))
+
+
 def test_rows_of_unknown_class_count_in_the_source_loss_alone() -> None:
     model, x, label = conditional(), torch.rand(4, *SHAPE), torch.tensor([0, -1, 2, -1])
     seen = model.features(x)
@@ -228,7 +238,7 @@ def test_rows_of_unknown_class_count_in_the_source_loss_alone() -> None:
 def test_replay_shows_earlier_rows_to_the_source_alone() -> None:
     model, x, label = conditional(replay=8), torch.rand(4, *SHAPE), torch.tensor([0, 1, 2, 0])
     fake = torch.rand(4, *SHAPE)
-    seen = model.replayed(batch(x), fake, label)  # the buffer is empty: all are new
+    seen = model.unmasked(batch(x), fake, label)  # the buffer is empty: all are new
     torch.testing.assert_close(seen, model.loss(fake, label, 0.0))
     assert int(model.get_buffer("kept")) == 4
 
@@ -366,6 +376,7 @@ def test_two_workers_normalise_and_name_as_one(tmp_path: Path) -> None:
         (gan, {"output": "tanh"}, "output='tanh'"),
         (acgan, {"classes": -1}, "classes=-1"),
         (acgan, {"class_weight": -0.5}, "class_weight=-0.5"),
+        (acgan, {"named_fakes": -1.0}, "named_fakes=-1.0"),
     ],
     ids=str,
 )

@@ -45,10 +45,13 @@ class Hyper(dcgan.Hyper):
     """Classes of the rows, labelled 0 to classes - 1; 0 or 1: rows without classes. A study sets it from its train rows."""
     class_weight: float = 1.0
     """Weight of L_C in both players' losses, 0 to 10; 1 in the paper."""
+    named_fakes: float = 1.0
+    """Weight, beside that, of the class of generated rows in the discriminator's loss, 0 to 1; 1 in the paper. With 0 it learns
+    classes from real rows alone, and the two players cannot agree on marks of a class that real rows do not have."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.at_least(0, "classes", "class_weight")
+        self.at_least(0, "classes", "class_weight", "named_fakes")
 
 
 def published(shape: Shape) -> Hyper:
@@ -105,7 +108,7 @@ class Model(dcgan.Model):
         for _ in range(self.hyper.critic_steps):
             with torch.no_grad():
                 fake, asked_B = self.asked(batch, label_B)
-            yield self.critic_name, self.loss(batch.x, label_B, 1 - self.hyper.smooth) + self.replayed(batch, fake, asked_B)
+            yield self.critic_name, self.loss(batch.x, label_B, 1 - self.hyper.smooth) + self.unmasked(batch, fake, asked_B)
         yield "generator", self.loss(*self.asked(batch, label_B), 1.0)
 
     def known(self, batch: Batch, progress: float) -> Tensor:
@@ -128,19 +131,20 @@ class Model(dcgan.Model):
         """(B, Z + K): noise and one-hot classes."""
         return torch.cat([z_BZ, functional.one_hot(label_B, self.classes).to(z_BZ.dtype)], 1)
 
-    def loss(self, x: Tensor, label_B: Tensor, truth: float) -> Tensor:
-        """Scalar: -L_S of rows whose source is `truth` (1 real, 0 generated), less L_C of those whose class is known."""
+    def loss(self, x: Tensor, label_B: Tensor, truth: float, named: float = 1.0) -> Tensor:
+        """Scalar: -L_S of rows whose source is `truth` (1 real, 0 generated), less `named` times L_C of those whose class is known."""
         seen_BA = self.features(x)
         logits_B = self.critic(seen_BA).float().flatten()
         source = functional.binary_cross_entropy_with_logits(logits_B, torch.full_like(logits_B, truth))
-        return source + self.hyper.class_weight * self.misnamed(seen_BA, label_B)
+        return source + self.hyper.class_weight * named * self.misnamed(seen_BA, label_B) if named else source
 
-    def replayed(self, batch: Batch, fake: Tensor, asked_B: Tensor) -> Tensor:
+    def unmasked(self, batch: Batch, fake: Tensor, asked_B: Tensor) -> Tensor:
         """Scalar: the discriminator's loss of generated rows; under replay earlier ones too are told apart, not named."""
+        named = self.hyper.named_fakes
         if not self.hyper.replay:
-            return self.loss(fake, asked_B, 0.0)
-        named = self.hyper.class_weight * self.misnamed(self.features(fake), asked_B)
-        return self.told_apart(self.mixed(batch, fake), 0.0) + named
+            return self.loss(fake, asked_B, 0.0, named)
+        source = self.told_apart(self.mixed(batch, fake), 0.0)
+        return source + self.hyper.class_weight * named * self.misnamed(self.features(fake), asked_B) if named else source
 
     def misnamed(self, seen_BA: Tensor, label_B: Tensor) -> Tensor:
         """Scalar: -E log P(c | x), a mean over the batch to which rows of unknown class add nothing."""
