@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -46,6 +46,9 @@ class Game(Layers):
     game: float = 2 / 3
     """Share of training for the game, above 0, at most 1; the encoder has the rest (100 k and 50 k steps in f-AnoGAN), and
     with 1 it never learns: for drawing rows alone."""
+    decay: float = 0.0
+    """Share of the game, at its end, over which both players' learning rates fall to 0 along a straight line, 0 to 1; 0 is
+    none, 1 in Gulrajani et al. 2017 for larger networks."""
     encoder_lr: float = 1e-3
     """Adam's learning rate of the encoder, 1e-5 to 1e-2."""
     kappa: float = 1.0
@@ -55,11 +58,13 @@ class Game(Layers):
         super().__post_init__()
         self.at_least(1, "latent", "critic_steps")
         self.one_of("output", self.outputs)
-        self.at_least(0, "beta1", "beta2", "kappa")
+        self.at_least(0, "beta1", "beta2", "kappa", "decay")
         self.above(0, "lr", "encoder_lr", "game")
         self.below(1, "beta1", "beta2")
         if self.game > 1:
             raise RaeflowError(f"game={self.game!r}: game is a share of training, at most 1")
+        if self.decay > 1:
+            raise RaeflowError(f"decay={self.decay!r}: decay is a share of the game, at most 1")
 
 
 H = TypeVar("H", bound=Game)
@@ -72,6 +77,7 @@ class Adversarial(Variant, Generic[H]):
     """The variant's name."""
     critic_name: ClassVar[str] = "critic"
     """What the source calls the generator's opponent."""
+    _players: Sequence[Optimizer] = ()
 
     def __init__(self, shape: Shape, hyper: H) -> None:
         super().__init__()
@@ -91,11 +97,18 @@ class Adversarial(Variant, Generic[H]):
     def optimizers(self) -> dict[str, Optimizer]:
         """Critic and generator play, the encoder learns after them."""
         h = self.hyper
-        return {
+        found: dict[str, Optimizer] = {
             self.critic_name: _layers.adam([*self.features.parameters(), *self.critic.parameters()], h.lr, (h.beta1, h.beta2)),
             "generator": _layers.adam(self.generator.parameters(), h.lr, (h.beta1, h.beta2)),
             "encoder": _layers.adam(self.encoder.parameters(), h.encoder_lr),
         }
+        self._players = [found[self.critic_name], found["generator"]]
+        return found
+
+    def rate(self, progress: float) -> float:
+        """Learning rate of both players in the game."""
+        left = 1 - progress / self.hyper.game
+        return self.hyper.lr * min(1.0, left / self.hyper.decay) if self.hyper.decay else self.hyper.lr
 
     def turns(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:
         """The game's turns; after it, one of the encoder."""
@@ -106,6 +119,9 @@ class Adversarial(Variant, Generic[H]):
                 frozen.eval()  # what they know of a batch's statistics stays as the game left it
             yield "encoder", self.score(batch.x).mean()
         else:
+            if self.hyper.decay:
+                for group in [group for player in self._players for group in player.param_groups]:
+                    group["lr"] = self.rate(progress)
             yield from self.play(batch, progress)
 
     @abstractmethod
