@@ -40,7 +40,7 @@ STUDY = Study(
     data=Data("galaxies_efigi", scaling="unit"),
     variants=("wgan_gp", "gan"),
     search=Search(trials=2, selection="generation", stop_early=False, stop_collapsed=False),
-    training=Training(epochs=45, batch_size=32, patience=None),
+    training=Training(epochs=50, batch_size=32, patience=None),
     hyper={"wgan_gp": {**SMALL, "penalty": LAMBDA, "critic_steps": 1, "lr": 1e-3}, "gan": SMALL},
     refit=False,
 )
@@ -61,9 +61,9 @@ def conclude(outcome: Outcome) -> str:
     from raeflow.stored import load_fitted
 
     splits = outcome.splits
-    assert splits.test is not None
     gauge = Gauge(splits, outcome.study.seed, rows=2048)
-    held = torch.cat([splits.scaling(part.x) for part in (splits.validate, splits.calibrate, splits.test)])
+    parts = [part for part in (splits.validate, splits.calibrate, splits.test) if part is not None]
+    held = torch.cat([splits.scaling(part.x) for part in parts])
     shown: dict[str, Tensor] = {"real, held out": held[torch.randperm(len(held), generator=torch.Generator().manual_seed(0))]}
     spent = {"real, held out": ""}
     for trial in sorted(outcome.trials, key=lambda t: t.number):
@@ -84,9 +84,11 @@ def conclude(outcome: Outcome) -> str:
     claimed = next(name for name in shown if name.startswith("wgan_gp"))
     first = sorted(gauge.named(shown[claimed][:SHEET]).unique().tolist())
     real = kinds_in_sheets(gauge, shown["real, held out"])
+    label = torch.cat([part.label for part in parts if part.label is not None])
+    right = float((gauge.named(held) == label).double().mean())
     lines.append(
         f"the source's sheet of {SHEET} at lambda {LAMBDA:g}: the full spectrum; ours has {len(first)} of {gauge.classes} kinds as the "
-        f"classifier names them, a sheet of real galaxies {real:.2f} in the mean"
+        f"classifier names them ({right:.0%} of held-out galaxies rightly), a sheet of real galaxies {real:.2f} in the mean"
     )
     places = [outcome.picture(name.split(",")[0].replace(" ", "_"), sheet(rows)) for name, rows in shown.items()]
     return "\n".join([*lines, *(f"picture  {place}" for place in places)])

@@ -39,6 +39,8 @@ FIXED: dict[str, Any] = {
 }  # fmt: skip
 NETWORK: dict[str, Any] = {**FIXED, "channels": 16, "depth": 2, "latent": 32, "critic_steps": 2, "lr": 1e-3}
 PUBLISHED: dict[str, Any] = {**FIXED, "channels": 16, "depth": 3, "kernels": (5, 5, 5), "latent": 98, "lr": 2e-4}
+WIDE = 5.0
+"""Ratio of distances from which they are drawn by their logarithms."""
 SLOPES = {"k": "wgan_div.k", "p": "wgan_div.p"}
 
 
@@ -113,9 +115,10 @@ def conclude(outcome: Outcome) -> str:
         lines.append(f"{variant + ', ' + name:34}{mean(distance):13.2f} +-{error(distance):6.2f}{mean(coverage):12.3f}{mean(modes):8.1f}")
     for variant in CLAIMED:
         (_, source), (_, other) = [(name, found) for (owner, name), found in compared.items() if owner == variant]
-        lines.append(verdict(variant, [h["frechet_distance"] for h in source], [h["frechet_distance"] for h in other]))
-    place = outcome.picture("k_p_lambda", draw(trials, weights, best))
-    return "\n".join([*lines, f"picture  {place}"])
+        old, new = ([health["frechet_distance"] for health in found] for found in (source, other))
+        lines.append(verdict(variant, old, new, trials[variant]))
+    picture = outcome.picture("k_p_lambda", draw(trials, weights, best))
+    return "\n".join([*lines, f"picture  {picture}"])
 
 
 def again(outcome: Outcome, best: dict[str, dict[str, Any]], budget: Budget) -> dict[tuple[str, str], list[dict[str, float]]]:
@@ -143,13 +146,17 @@ def again(outcome: Outcome, best: dict[str, dict[str, Any]], budget: Budget) -> 
     return found
 
 
-def verdict(variant: str, source: list[float], other: list[float]) -> str:
+def verdict(variant: str, source: list[float], other: list[float], ranked: Sequence[Trial]) -> str:
     """Whether the source's values are behind the best found by more than seeds explain (two standard errors)."""
     behind, noise = mean(source) - mean(other), math.hypot(error(source), error(other))
-    how = "is not told apart from" if abs(behind) <= 2 * noise else "is worse than" if behind > 0 else "is better than"
-    holds = "does not hold" if behind > 2 * noise else "holds"
+    if abs(behind) <= 2 * noise:
+        how = "not told apart from the best found: the claim stands, and so would others"
+    else:
+        how = "worse than the best found: the claim does not hold here" if behind > 0 else "better than all that was found: the claim holds"
+    trials = deviation([-t.value for t in ranked if t.value is not None])
+    seeds = math.sqrt((deviation(source) ** 2 + deviation(other) ** 2) / 2)
     values = said(CLAIMED[variant], variant)
-    return f"{variant}: {values} {how} the best found, by {behind:+.2f} +- {noise:.2f}: the claim {holds} here"
+    return f"{variant}: {values} is {how} ({behind:+.2f} +- {noise:.2f}; deviation {trials:.2f} over trials, {seeds:.2f} over seeds alone)"
 
 
 def importance(study: Study) -> dict[str, float]:
@@ -161,7 +168,7 @@ def importance(study: Study) -> dict[str, float]:
     found = optuna.importance.get_param_importances(
         trials,
         evaluator=optuna.importance.FanovaImportanceEvaluator(seed=study.seed),
-        target=lambda t: math.log(-t.value),
+        target=lambda t: math.log(-t.values[0]),
     )
     return {name: found.get(key, 0.0) for name, key in SLOPES.items()}
 
@@ -181,7 +188,9 @@ def draw(trials: Mapping[str, Sequence[Trial]], weights: dict[str, float], best:
 
         own = [t for t in trials["wgan_div"] if t.value is not None]
         at = np.array([(math.log10(t.hyper["k"]), t.hyper["p"]) for t in own])
-        heights = np.log10([-float(t.value or 0.0) for t in own])
+        distances = np.array([-float(t.value or 0.0) for t in own])
+        wide = distances.max() / distances.min() > WIDE
+        heights = np.log10(distances) if wide else distances
         along, up = np.linspace(-1, 1, 60), np.linspace(2, 8, 60)
         grid = np.stack(np.meshgrid(along, up), -1)
         surface = smoothed(at, heights, grid.reshape(-1, 2)).reshape(60, 60)
@@ -193,14 +202,17 @@ def draw(trials: Mapping[str, Sequence[Trial]], weights: dict[str, float], best:
         middle.set(title="wgan_div", xlabel="k", ylabel="p", xscale="log")
         middle.grid(visible=False)
         middle.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
-        figure.colorbar(filled, ax=middle, label="log10 of the Frechet distance")
+        figure.colorbar(filled, ax=middle, label="log10 of the Frechet distance" if wide else "Frechet distance")
 
         own = [t for t in trials["wgan_gp"] if t.value is not None]
         right.scatter([t.hyper["penalty"] for t in own], [-float(t.value or 0.0) for t in own], color=CYCLE[2], s=34)
         first = next((t for t in own if t.number == 0), None)
         if first is not None:
             right.plot(first.hyper["penalty"], -float(first.value or 0.0), "*", color=ANOMALY, markersize=15, markeredgecolor="white")
-        right.set(title="wgan_gp", xlabel="lambda", ylabel="Frechet distance", xscale="log", yscale="log")
+        right.set(title="wgan_gp", xlabel="lambda", ylabel="Frechet distance", xscale="log")
+        lowest, *_, highest = sorted(-float(t.value or 0.0) for t in own)
+        if highest / lowest > WIDE:
+            right.set_yscale("log")
         return figure
 
     return drawn()
@@ -226,10 +238,15 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+def deviation(values: Sequence[float]) -> float:
+    """Standard deviation, of a sample."""
+    middle = mean(values)
+    return math.sqrt(sum((value - middle) ** 2 for value in values) / (len(values) - 1))
+
+
 def error(values: Sequence[float]) -> float:
     """Standard error of the mean."""
-    middle = mean(values)
-    return math.sqrt(sum((value - middle) ** 2 for value in values) / (len(values) - 1) / len(values))
+    return deviation(values) / math.sqrt(len(values))
 
 
 def told(line: str) -> None:
