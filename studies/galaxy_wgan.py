@@ -6,8 +6,9 @@ are compared with real galaxies of the train split, beside real galaxies that we
 Frechet distance, precision, recall, density and coverage in the features of a small classifier trained on the same galaxies,
 and the kinds of galaxy that this classifier finds in a sheet of 32.
 
-The 2-core form has narrow networks (16, 32, 64 and 128 channels), batches of 32, one critic step for each of the generator's
-and ten times the paper's learning rate for WGAN-GP; the full form 64 to 512 channels, five critic steps and the papers' rates.
+The 2-core form has narrow networks (16, 32, 64 and 128 channels), batches of 32, one critic step for each of the generator's,
+ten times the paper's learning rate for WGAN-GP, and rates that fall to 0 over the second half. The full form has 64 to 512
+channels, five critic steps and the papers' rates.
 
     raeflow study galaxy_wgan
     raeflow study galaxy_wgan --full
@@ -32,7 +33,7 @@ SHEET, SHEETS = 32, 50
 """Galaxies of a sheet, and sheets over which its kinds are counted."""
 MEASURES = ("frechet_distance", "precision", "recall", "density", "coverage")
 NETWORK: dict[str, Any] = {"backbone": "conv", "kernels": (), "strides": (), "output": "sigmoid", "game": 0.95}
-SMALL: dict[str, Any] = {**NETWORK, "layers": (16, 32, 64, 128), "latent": 64}
+SMALL: dict[str, Any] = {**NETWORK, "layers": (16, 32, 64, 128), "latent": 64, "decay": 0.5}
 LARGE: dict[str, Any] = {**NETWORK, "layers": (64, 128, 256, 512), "latent": 128, "kernels": (5, 5, 5, 5)}
 
 STUDY = Study(
@@ -58,6 +59,7 @@ def conclude(outcome: Outcome) -> str:
 
     from raeflow.health import Gauge
     from raeflow.metrics import frechet_distance, manifold
+    from raeflow.report.sheets import sheet
     from raeflow.stored import load_fitted
 
     splits = outcome.splits
@@ -82,7 +84,7 @@ def conclude(outcome: Outcome) -> str:
         lines.append(f"{name:30}{row}{kinds:13.2f}{spent[name]:>8}")
         outcome.tracker.step(f"galaxies {name.replace(',', '')}", {"rows": len(rows)}, {**found, "kinds_in_sheet": kinds})
     claimed = next(name for name in shown if name.startswith("wgan_gp"))
-    first = sorted(gauge.named(shown[claimed][:SHEET]).unique().tolist())
+    first = set(gauge.named(shown[claimed][:SHEET]).tolist())
     real = kinds_in_sheets(gauge, shown["real, held out"])
     label = torch.cat([part.label for part in parts if part.label is not None])
     right = float((gauge.named(held) == label).double().mean())
@@ -90,19 +92,12 @@ def conclude(outcome: Outcome) -> str:
         f"the source's sheet of {SHEET} at lambda {LAMBDA:g}: the full spectrum; ours has {len(first)} of {gauge.classes} kinds as the "
         f"classifier names them ({right:.0%} of held-out galaxies rightly), a sheet of real galaxies {real:.2f} in the mean"
     )
-    places = [outcome.picture(name.split(",")[0].replace(" ", "_"), sheet(rows)) for name, rows in shown.items()]
+    places = [outcome.picture(name.split(",")[0].replace(" ", "_"), sheet(rows[:SHEET], columns=8)) for name, rows in shown.items()]
     return "\n".join([*lines, *(f"picture  {place}" for place in places)])
 
 
 def kinds_in_sheets(gauge: Gauge, rows: Tensor) -> float:
     """Kinds of galaxy in a sheet, as the classifier names them; mean over sheets."""
-    named = gauge.named(rows)[: SHEET * SHEETS].split(SHEET)
-    return sum(len(part.unique()) for part in named) / len(named)
-
-
-def sheet(rows: Tensor) -> Any:
-    """The first galaxies in four lines of eight."""
-    from raeflow.report import latentplots
-
-    images = rows[:SHEET].numpy()
-    return latentplots.reconstructions({" " * line: images[8 * line : 8 * line + 8] for line in range(SHEET // 8)})
+    named = gauge.named(rows)[: SHEET * SHEETS].tolist()
+    sheets = [named[start : start + SHEET] for start in range(0, len(named), SHEET)]
+    return sum(len(set(one)) for one in sheets) / len(sheets)
