@@ -244,9 +244,103 @@ def dcgan(model: Any, hyper: Any) -> Step:
     return gan(model, hyper)
 
 
+class Growing:
+    """What the loops of `progressive` and `stylegan` share: stages, real rows of a stage, the running average."""
+
+    def __init__(self, model: Any, hyper: Any) -> None:
+        self.model, self.hyper = model, hyper
+        self.critic = nn.Sequential(model.features, model.critic)
+        betas = (hyper.beta1, hyper.beta2)
+        self.critics = torch.optim.Adam(self.critic.parameters(), lr=hyper.lr, betas=betas)
+        self.generators = torch.optim.Adam(model.generator.parameters(), lr=hyper.lr, betas=betas)
+        self.encoders = torch.optim.Adam(model.encoder.parameters(), lr=hyper.encoder_lr)
+        self.steps = 0
+
+    def grown(self, x: Tensor, progress: float) -> Tensor:
+        """Sets the stage; the rows as they look in it."""
+        stages = 2 * len(self.model.ladder.sizes) - 1
+        place = min(progress / self.hyper.game * stages, stages - 1e-6)
+        stage = self.model.stage
+        stage.level, stage.alpha = (int(place) + 1) // 2, place % 1 if int(place) % 2 else 1.0
+        before = x
+        for size in self.model.ladder.sizes[::-1][1:]:
+            if x.shape[2:] == self.model.ladder.sizes[stage.level]:
+                break
+            x = functional.adaptive_avg_pool2d(x, size)
+        if stage.alpha < 1:
+            before = functional.adaptive_avg_pool2d(x, self.model.ladder.sizes[stage.level - 1])
+            x = stage.alpha * x + (1 - stage.alpha) * functional.interpolate(before, size=x.shape[2:])
+        return x
+
+    def generated(self, loss: Tensor) -> float:
+        told = descend(self.generators, loss)
+        self.steps += 1
+        decay = min(self.hyper.average, self.steps / (9 + self.steps))
+        average = dict(self.model.averaged.named_buffers())
+        with torch.no_grad():
+            for name, weight in self.model.generator.named_parameters():
+                average[name].mul_(decay).add_(weight, alpha=1 - decay)
+        return told
+
+    def encode(self, x: Tensor, progress: float) -> float:
+        self.grown(x, progress)
+        rebuilt = self.model.decode(self.model.encoder(x))
+        apart = functional.mse_loss(self.model.features(rebuilt), self.model.features(x))
+        return descend(self.encoders, functional.mse_loss(rebuilt, x) + self.hyper.kappa * apart)
+
+
+def progressive(model: Any, hyper: Any) -> Step:
+    """The variant's networks by hand: WGAN-GP with drift, the stages, the running average."""
+    game = Growing(model, hyper)
+
+    def step(x: Tensor, progress: float) -> float:
+        if progress >= hyper.game:
+            return game.encode(x, progress)
+        x = game.grown(x, progress)
+        fake = model.generator(torch.randn(len(x), hyper.latent)).detach()
+        share = torch.rand(len(x), *[1] * (x.dim() - 1))
+        between = (share * x + (1 - share) * fake).requires_grad_()
+        slope = torch.autograd.grad(game.critic(between).sum(), between, create_graph=True)[0]
+        cost = hyper.penalty * (slope.flatten(1).norm(2, dim=1) - 1) ** 2
+        real = game.critic(x)
+        descend(game.critics, game.critic(fake).mean() - real.mean() + cost.mean() + hyper.drift * (real**2).mean())
+        return game.generated(-game.critic(model.generator(torch.randn(len(x), hyper.latent))).mean())
+
+    return step
+
+
+def stylegan(model: Any, hyper: Any) -> Step:
+    """The variant's networks by hand: style mixing, noise, the mean style, the logistic loss with R1."""
+    game = Growing(model, hyper)
+
+    def drawn(count: int) -> Tensor:
+        layers = model.generator.layers()
+        first, second = (model.generator.mapping(torch.randn(count, hyper.latent)) for _ in range(2))
+        model.mean.copy_(0.995 * model.mean + 0.005 * first.detach().mean(0))
+        at = torch.where(torch.rand(count) < hyper.mixing, torch.randint(1, layers, (count,)), layers)
+        early = (torch.arange(layers) < at[:, None])[:, :, None]
+        styles = torch.where(early, first[:, None], second[:, None])
+        return model.generator(styles, torch.randn(count, model.generator.values(model.stage.level)))
+
+    def step(x: Tensor, progress: float) -> float:
+        if progress >= hyper.game:
+            return game.encode(x, progress)
+        x = game.grown(x, progress).requires_grad_()
+        with torch.no_grad():
+            fake = drawn(len(x))
+        real = game.critic(x)
+        slope = torch.autograd.grad(real.sum(), x, create_graph=True)[0]
+        told = functional.softplus(-real).mean() + functional.softplus(game.critic(fake)).mean()
+        descend(game.critics, told + hyper.r1 / 2 * (slope**2).flatten(1).sum(1).mean())
+        return game.generated(functional.softplus(-game.critic(drawn(len(x)))).mean())
+
+    return step
+
+
 LOOPS: dict[str, Callable[[Any, Any], Step]] = {
     "acgan": dcgan, "autoencoder": autoencoder, "contractive": contractive, "dcgan": dcgan, "denoising": denoising, "gan": gan,
-    "greedy": greedy, "masked": masked, "sparse": sparse, "tied": autoencoder, "vae": vae, "wgan_div": wgan_div, "wgan_gp": wgan_gp,
+    "greedy": greedy, "masked": masked, "progressive": progressive, "sparse": sparse, "stylegan": stylegan,
+    "tied": autoencoder, "vae": vae, "wgan_div": wgan_div, "wgan_gp": wgan_gp,
 }  # fmt: skip
 """`tied` is an autoencoder whose network shares weights, and its loop is the same; so is that of `dcgan` for `acgan`, whose rows
 here have no classes."""
