@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from raeflow.errors import RaeflowError
 from raeflow.health import Gauge, collapse, gauge_of
 from raeflow.metrics import frechet_distance, manifold
 from raeflow.selection import judge
-from raeflow.study import Search, Training
+from raeflow.study import Data, Search, Study, Training
 from raeflow.training import Diverged, Run, evaluations
 
 PLAN = Training(epochs=6, batch_size=32, patience=None, device="cpu")
@@ -235,3 +236,38 @@ def test_a_judge_of_drawing_ranks_by_distance() -> None:
     assert Search(selection="generation").selection == "generation"
     with pytest.raises(RaeflowError, match="health=-1"):
         Training(health=-1)
+
+
+COLLAPSING = {"backbone": "mlp", "layers": (64,), "kernels": (), "strides": (), "activation": "relu", "lr": 0.05}
+"""A generator whose units die at this rate: it draws one blot from the first epoch on."""
+
+
+def end_of(variant: str, over: dict[str, Any], tmp_path: Path, **search: Any) -> dict[str, Any]:
+    """The last report of a trial, as its search hears it."""
+    from raeflow.cluster.trial import gauge, plan, reports
+
+    splits = digits()
+    training = dataclasses.replace(PLAN, epochs=12)
+    study = Study(name="ends", data=Data("digits"), variants=(variant,), training=training, search=Search(**search), home=str(tmp_path))
+    ours, judged = plan(study, ""), judge("generation", splits, 0)
+    hyper = {**vars(variants.get(variant).published((1, 8, 8))), **over}
+    *_, last = reports(ours, splits, judged, gauge(ours, splits, judged), 0, variant, hyper)
+    return last
+
+
+def test_a_trial_whose_game_collapses_is_ended_and_says_so(tmp_path: Path) -> None:
+    last = end_of("gan", COLLAPSING, tmp_path)
+    assert last["last"]
+    assert 5 <= last["epoch"] < 12, "the second evaluation after the first three eighths, or a later one"
+    assert "value" not in last
+    assert f"the game collapsed by epoch {last['epoch']}: drawn rows show" in last["message"]
+
+
+def test_a_collapse_ends_nothing_where_it_shall_not_nor_does_a_young_game(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raeflow.cluster.trial.deliver", lambda *_: None)
+    suffered = end_of("gan", COLLAPSING, tmp_path, stop_collapsed=False)
+    young = end_of("wgan_gp", {"layers": (16,), "kernels": (), "critic_steps": 1, "lr": 2e-3}, tmp_path)
+    for last in (suffered, young):
+        assert last["epoch"] == 12
+        assert "message" not in last
+    assert young["value"] > suffered["value"]

@@ -124,6 +124,7 @@ def test_calibrating_before_training_is_refused(tmp_path):
         ({"hyper": {"vae": {"nothing": 1}}}, "'nothing'"),
         ({"hyper": {"vae": {"latent": -1}}}, "latent=-1"),
         ({"data": Data("digits", columns="nothing")}, "nothing"),
+        ({"search": Search(selection="generation")}, "'autoencoder' draws no rows"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, change, word):
