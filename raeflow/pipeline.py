@@ -333,7 +333,7 @@ def score(
 
 def identity(study: Study) -> dict[str, Any]:
     """The part of a study that its trials depend on: change it, and old trials no longer answer it."""
-    search = {k: v for k, v in to_json(study.search).items() if k in ("epochs", "selection", "stop_early")}
+    search = {k: v for k, v in to_json(study.search).items() if k in ("epochs", "selection", "stop_early", "stop_collapsed")}
     return {
         "variants": list(study.variants), "training": to_json(study.training), "search": search,
         "hyper": to_json(study.hyper), "seed": study.seed,
