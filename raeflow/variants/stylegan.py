@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -191,14 +192,20 @@ class Model(_growing.Model[Hyper]):
         """(B, C, *size): rows that the generator itself makes of new codes, mixed styles and new noise, float32."""
         layers = self.generator.layers()
         first = self.generator.mapping(batch.normal(self.hyper.latent))
-        with torch.no_grad():
-            self.get_buffer("mean").lerp_(batch.mean(first.detach().float()), 1 - DECAY)
+        self.remember(first.detach().float().mean(0), batch.world)
         styles = first.unsqueeze(1).expand(-1, layers, -1)
         if self.hyper.mixing and layers > 1:
             second = self.generator.mapping(batch.normal(self.hyper.latent))
             styles = crossed(first, second, crossovers(batch.uniform(2), self.hyper.mixing, layers), layers)
         noise = batch.normal(self.generator.values(self.stage.level))
         return _layers.squash(self.generator(styles, noise), self.hyper.output).float()
+
+    def remember(self, mean_Z: Tensor, world: int) -> None:
+        """Move the running mean of styles towards that of the global batch, by this worker's part of it."""
+        if world > 1:  # not batch.mean, which keeps each worker's own rounding: buffers are to be the same on all
+            dist.all_reduce(mean_Z)
+            mean_Z /= world
+        self.get_buffer("mean").lerp_(mean_Z, 1 - DECAY)
 
     def styles(self, z: Tensor, truncation: float = 1.0) -> Tensor:
         """(B, Z) -> (B, Z): codes to styles by the averaged mapping network, drawn towards the mean style by psi."""
