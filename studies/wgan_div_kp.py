@@ -56,7 +56,7 @@ class Budget:
     """Rows drawn, and real rows, that they are judged by."""
 
 
-SMALL = Budget(penalties=10, seeds=4, drawn=2048)
+SMALL = Budget(penalties=8, seeds=4, drawn=2048)
 LARGE = Budget(penalties=40, seeds=8, drawn=8192)
 
 STUDY = Study(
