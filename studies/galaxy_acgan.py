@@ -15,6 +15,27 @@ same galaxies and those kept to validate and calibrate, in the same way, and is 
     raeflow study galaxy_acgan --full
 
 The full form draws at 64x64 with networks four times as wide, for a GPU.
+
+Two things differ from the paper: the discriminator learns classes from real galaxies alone, since with generated ones too the
+players agree on marks that no real galaxy has (its own class head then names every drawn galaxy as asked, the independent
+classifier far fewer), and learning rates fall to nothing over the second half of the game.
+
+Measured (one run of the game and the judging, on one thread of a busy machine, 415 CPU seconds):
+
+                                                       barred spiral      elliptical          spiral            mean
+    accuracy of the classifier on held-out galaxies            0.830           0.982           0.740           0.851
+    share of 300 drawn that it names as asked                  0.960           0.807           0.557           0.774
+    share / accuracy, wanted 0.9                                1.16            0.82            0.75            0.91
+    Frechet distance from held-out (training ones)       1.95 (0.15)     8.19 (0.19)     0.54 (0.25)     3.56 (0.20)
+    precision                                            0.97 (0.95)     0.93 (0.96)     0.98 (0.97)     0.96 (0.96)
+    recall                                               0.77 (0.95)     0.67 (0.93)     0.79 (0.97)     0.74 (0.95)
+    coverage                                             0.82 (1.00)     0.63 (1.00)     0.95 (1.00)     0.80 (1.00)
+    pixels from the nearest other drawn (held-out)     0.056 (0.053)   0.044 (0.048)   0.050 (0.053)   0.050 (0.051)
+    pixels from the nearest training one (held-out)    0.053 (0.046)   0.040 (0.042)   0.047 (0.046)   0.047 (0.044)
+
+The claim holds in the mean, and not for each kind: what is short of spirals goes to barred ones, which are also what the
+classifier confuses most. Nothing has collapsed and nothing is copied. In the sheet ellipticals look like real ones; discs are
+soft, barred ones with a bright elongated middle, and few arms can be seen.
 """
 
 from __future__ import annotations
@@ -288,8 +309,10 @@ def table(found: dict[str, dict[str, float]]) -> list[str]:
     columns = {**found, "mean": mean}
     lines = [f"{'':48}" + "".join(f"{name:>16}" for name in columns)]
     lines += [f"{what:48}" + "".join(f"{form.format(**one):>16}" for one in columns.values()) for what, form in told.items()]
-    verdict = "holds" if mean["ratio"] >= WANTED else "does not hold"
-    return [*lines, "", f"claim: G(z, c) draws the kind that is asked; measured: {mean['ratio']:.2f} of the accuracy: it {verdict} here"]
+    below = [name for name, one in found.items() if one["ratio"] < WANTED]
+    verdict = ("it holds" if mean["ratio"] >= WANTED else "it does not hold") + " in the mean"
+    verdict += f", not for {' and '.join(below)}" if below else " and for every kind"
+    return [*lines, "", f"claim: G(z, c) draws the kind that is asked; measured: {mean['ratio']:.2f} of the accuracy: {verdict}"]
 
 
 def pictures(drawn: list[Tensor], held: Tensor, kind: Tensor) -> Figure:
@@ -298,6 +321,6 @@ def pictures(drawn: list[Tensor], held: Tensor, kind: Tensor) -> Figure:
 
     lines = {}
     for one, name in enumerate(ASKED):
-        lines[f"{name}, drawn"] = drawn[one][:SHOWN].numpy() / 255
-        lines["real" + " " * one] = held[kind == one][:SHOWN].numpy() / 255
+        lines[name] = drawn[one][:SHOWN].numpy() / 255
+        lines[f"real {name}"] = held[kind == one][:SHOWN].numpy() / 255
     return latentplots.reconstructions(lines)
