@@ -190,7 +190,8 @@ class Gauge:
             found["critic_slope"] = self.slope(model)
         # Against what the network finds in real rows: one that tells few kinds apart would see collapse everywhere.
         few = bool(self.classes) and self.known_modes >= FEWEST_CLASSES and found["modes"] <= SHARE * self.known_modes
-        found["collapsed"] = float(few or found["spread"] < SPREAD)
+        young = isinstance(model, Adversarial) and not model.whole  # coarse rows resemble one another
+        found["collapsed"] = float(not young and (few or found["spread"] < SPREAD))
         return found
 
     def slope(self, model: Adversarial[Any]) -> float:

@@ -16,6 +16,7 @@ from raeflow import variants
 from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling
 from raeflow.errors import RaeflowError
+from raeflow.health import Gauge
 from raeflow.study import Training
 from raeflow.training import Run
 from raeflow.variants import _growing, progressive, stylegan
@@ -137,6 +138,19 @@ def test_progress_sets_the_stage_over_growths_share_of_the_game(module: Any) -> 
         next(made.turns(batch(x), progress))
         assert (made.stage.level, made.stage.alpha) == (level, pytest.approx(alpha, abs=1e-5))
         assert made.averaged.stage is made.generator.stage is made.features.stage is made.stage
+
+
+@both
+def test_coarse_rows_that_resemble_one_another_are_no_collapse(module: Any) -> None:
+    made, x = model(module, (1, 9, 8)), torch.rand(40, 1, 9, 8, generator=torch.Generator().manual_seed(0))
+    spec = RowSpec(("row",), "list", (1, 9, 8), "float32")
+    gauge = Gauge(Splits(spec, fit_scaling("none", (1, 9, 8), torch.float32, [x]), Rows(x), Rows(x), None, None))
+    for weight in made.averaged.buffers():
+        weight.zero_()
+    made.reach(0.5)
+    assert not made.whole and gauge(made)["collapsed"] == 0
+    made.reach(1.0)
+    assert made.whole and gauge(made)["collapsed"] == 1
 
 
 @both

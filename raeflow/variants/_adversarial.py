@@ -77,6 +77,8 @@ class Adversarial(Variant, Generic[H]):
     """The variant's name."""
     critic_name: ClassVar[str] = "critic"
     """What the source calls the generator's opponent."""
+    whole: bool = True
+    """Whether what is drawn has all its detail; a game that grows draws coarse rows at first, which resemble one another."""
     _players: Sequence[Optimizer] = ()
 
     def __init__(self, shape: Shape, hyper: H) -> None:

@@ -211,6 +211,7 @@ class Model(_adversarial.Adversarial[H]):
         """The networks; the encoder is any game's."""
         self.ladder = Ladder.of(self.shape, self.hyper)
         self.stage = self.ladder.stage(0.0)
+        self.whole = len(self.ladder.sizes) == 1
         self.features = Trunk(self.ladder, self.stage, smooth_shrink if self.smooth else shrink)
         self.critic = head(self.ladder)
         self.generator = self.grower()
@@ -226,6 +227,7 @@ class Model(_adversarial.Adversarial[H]):
         done = round(done * 2**20) / 2**20  # what float32 holds exactly
         stage = self.ladder.stage(done)
         self.stage.level, self.stage.alpha = stage.level, stage.alpha
+        self.whole = stage.level == len(self.ladder.sizes) - 1 and stage.alpha == 1
         self.get_buffer("reached").fill_(done)
 
     def turns(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:
@@ -256,9 +258,9 @@ class Model(_adversarial.Adversarial[H]):
 
     def decode(self, z: Tensor) -> Tensor:
         """(B, Z) -> (B, *shape): the averaged generator, its rows enlarged while the game is below the full resolution."""
-        return self.whole(self.averaged(z))
+        return self.enlarged(self.averaged(z))
 
-    def whole(self, rows: Tensor) -> Tensor:
+    def enlarged(self, rows: Tensor) -> Tensor:
         """Generated values at the stage's size to rows (B, *shape)."""
         rows = _layers.squash(rows, self.hyper.output)
         for size in self.ladder.sizes[self.stage.level + 1 :]:

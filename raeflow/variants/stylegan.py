@@ -218,7 +218,7 @@ class Model(_growing.Model[Hyper]):
 
     def drawn_of(self, styles: Tensor, noise: Tensor) -> Tensor:
         """(B, A, Z) styles and (B or 1, N) noise to rows (B, *shape), by the averaged generator."""
-        return self.whole(self.averaged(styles, noise))
+        return self.enlarged(self.averaged(styles, noise))
 
     def mixed(self, first: Tensor, second: Tensor, crossover: int) -> Tensor:
         """(B, Z), (B, Z) -> (B, *shape): rows whose layers before `crossover` take the first style, the others the second."""
