@@ -105,7 +105,8 @@ def conclude(outcome: Outcome) -> str:
         place = 1 + sum(value > first.value for value in values)
         lines.append(
             f"{variant}: {said(first.hyper, variant)} came {place}. of {len(values)} trials ({-first.value:.2f}); "
-            f"the best, {said(best[variant].hyper, variant)}, has {-values[0]:.2f}, the median {-values[len(values) // 2]:.2f}"
+            f"the best other, {said(best[variant].hyper, variant)}, has {-(best[variant].value or 0.0):.2f}, "
+            f"the median {-values[len(values) // 2]:.2f}"
         )
     weights = importance(study)
     lines.append("importance for log distance (fANOVA): " + ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items()))
@@ -198,7 +199,7 @@ def draw(trials: Mapping[str, Sequence[Trial]], weights: dict[str, float], best:
         middle.scatter(10 ** at[:, 0], at[:, 1], c=heights, cmap="viridis_r", norm=filled.norm, edgecolors="white", s=34, clip_on=False)
         claimed, found = CLAIMED["wgan_div"], best["wgan_div"].hyper
         middle.plot(claimed["k"], claimed["p"], "*", color=ANOMALY, markersize=15, markeredgecolor="white", label="source")
-        middle.plot(found["k"], found["p"], "D", color="none", markersize=11, markeredgecolor=INK, label="best trial", clip_on=False)
+        middle.plot(found["k"], found["p"], "D", color="none", markersize=11, markeredgecolor=INK, label="best other", clip_on=False)
         middle.set(title="wgan_div", xlabel="k", ylabel="p", xscale="log")
         middle.grid(visible=False)
         middle.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
