@@ -16,26 +16,27 @@ same galaxies and those kept to validate and calibrate, in the same way, and is 
 
 The full form draws at 64x64 with networks four times as wide, for a GPU.
 
-Two things differ from the paper: the discriminator learns classes from real galaxies alone, since with generated ones too the
-players agree on marks that no real galaxy has (its own class head then names every drawn galaxy as asked, the independent
-classifier far fewer), and learning rates fall to nothing over the second half of the game.
+Three things differ from the paper: the discriminator learns classes from real galaxies alone, so that the players cannot agree
+on marks that no real galaxy has; the class loss has twice its weight; and learning rates fall to nothing over the second half
+of the game.
 
-Measured (one run of the game and the judging, on one thread of a busy machine, 415 CPU seconds):
+Measured by one run of the game and the judging, on one thread of a busy machine: 477 CPU seconds.
 
                                                        barred spiral      elliptical          spiral            mean
     accuracy of the classifier on held-out galaxies            0.830           0.982           0.740           0.851
-    share of 300 drawn that it names as asked                  0.960           0.807           0.557           0.774
-    share / accuracy, wanted 0.9                                1.16            0.82            0.75            0.91
-    Frechet distance from held-out (training ones)       1.95 (0.15)     8.19 (0.19)     0.54 (0.25)     3.56 (0.20)
-    precision                                            0.97 (0.95)     0.93 (0.96)     0.98 (0.97)     0.96 (0.96)
-    recall                                               0.77 (0.95)     0.67 (0.93)     0.79 (0.97)     0.74 (0.95)
-    coverage                                             0.82 (1.00)     0.63 (1.00)     0.95 (1.00)     0.80 (1.00)
-    pixels from the nearest other drawn (held-out)     0.056 (0.053)   0.044 (0.048)   0.050 (0.053)   0.050 (0.051)
-    pixels from the nearest training one (held-out)    0.053 (0.046)   0.040 (0.042)   0.047 (0.046)   0.047 (0.044)
+    share of 300 drawn that it names as asked                  0.867           0.867           0.723           0.819
+    share / accuracy, wanted 0.9                                1.04            0.88            0.98            0.96
+    Frechet distance from held-out (training ones)       1.18 (0.15)     5.86 (0.19)     0.54 (0.25)     2.53 (0.20)
+    precision                                            0.99 (0.95)     0.93 (0.96)     0.97 (0.97)     0.97 (0.96)
+    recall                                               0.74 (0.95)     0.72 (0.93)     0.83 (0.97)     0.77 (0.95)
+    coverage                                             0.90 (1.00)     0.86 (1.00)     0.94 (1.00)     0.90 (1.00)
+    pixels from the nearest other drawn (held-out)     0.051 (0.053)   0.048 (0.048)   0.049 (0.053)   0.050 (0.051)
+    pixels from the nearest training one (held-out)    0.049 (0.046)   0.040 (0.042)   0.046 (0.046)   0.045 (0.044)
 
-The claim holds in the mean, and not for each kind: what is short of spirals goes to barred ones, which are also what the
-classifier confuses most. Nothing has collapsed and nothing is copied. In the sheet ellipticals look like real ones; discs are
-soft, barred ones with a bright elongated middle, and few arms can be seen.
+In brackets the same figure of real galaxies. The claim holds in the mean; ellipticals, of which 173 train, stay just below. The
+drawn galaxies are as far from one another and from those of the game as real ones are: nothing has collapsed, nothing is
+copied. The Frechet distances say that they are still told from real ones, and so does the sheet: ellipticals look right, barred
+spirals often show a bar, discs are soft, and arms are rare.
 """
 
 from __future__ import annotations
@@ -78,11 +79,11 @@ class Budget:
     """Passes of the classifier over eight views of every galaxy that it learns from."""
 
 
-NETWORK: dict[str, Any] = {"latent": 64, "output": "tanh", "game": 1.0, "decay": 0.5, "named_fakes": 0.0}
+NETWORK: dict[str, Any] = {"latent": 64, "output": "tanh", "game": 1.0, "decay": 0.5, "class_weight": 2.0, "named_fakes": 0.0}
 SMALL = Budget(
     32,
     {**NETWORK, "layers": (32, 64, 128), "kernels": (4, 4, 4), "lr": 4e-4},
-    Training(epochs=10, batch_size=32, patience=None, health=0, threads=THREADS),
+    Training(epochs=12, batch_size=32, patience=None, health=0, threads=THREADS),
     judge_width=16,
     judge_passes=5,
 )
