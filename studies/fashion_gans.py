@@ -6,9 +6,10 @@ features of a small classifier of clothes (`raeflow.health`): the Frechet distan
 look real, and is every real one represented). Real items that no game saw stand beside them.
 
 The dense GAN is the source's: a code of 30, layers 100-150 and 150-100, selu, a sigmoid, batches of 32, 50 epochs; Adam in
-place of RMSprop. The others keep their papers' rules on narrower networks, with rates that suit few passes; R1's gamma is 1, the best of 0.1, 1 and 10 after 19,200 rows (10 in
-the paper, at 1024 x 1024). They see as many rows each, in four passes: twelve times fewer than the dense GAN, for a step of
-theirs takes ten to twenty times as long. Rows seen and seconds on one core are in the table.
+place of RMSprop. The others keep their papers' rules on narrower networks, with rates that suit few passes; R1's gamma is
+1, the best of 0.1, 1 and 10 after 19,200 rows (10 in the paper, at 1024 x 1024). They see as many rows each, in four
+passes: twelve times fewer than the dense GAN, for a step of theirs takes ten to twenty times as long. Rows seen and
+seconds on one core are in the table.
 
     raeflow study fashion_gans
     raeflow study fashion_gans --full
