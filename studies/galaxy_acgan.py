@@ -188,18 +188,20 @@ def judge_of(x: Tensor, kind: Tensor, budget: Budget, seed: int) -> nn.Sequentia
     body = [layer for inner, outer in itertools.pairwise(sizes) for layer in (*stage(inner, outer), nn.MaxPool2d(2))]
     body += [*stage(4 * width, 4 * width), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     judge = nn.Sequential(nn.Sequential(*body), nn.Dropout(0.3), nn.Linear(4 * width, len(ASKED)))
+    device = resolve_device(budget.training.device)
+    judge, x, kind = judge.to(device), x.to(device), kind.to(device)
     optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=1e-2)
     steps = budget.judge_passes * (len(x) // size)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     with threads(THREADS):
         for _ in range(budget.judge_passes):
-            for index in torch.randperm(len(x), generator=dice)[: len(x) // size * size].split(size):
+            for index in torch.randperm(len(x), generator=dice).to(device)[: len(x) // size * size].split(size):
                 loss = functional.cross_entropy(judge(light(x[index])), kind[index], label_smoothing=0.05)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 rate.step()
-    return judge.eval()
+    return judge.cpu().eval()
 
 
 def light(x: Tensor) -> Tensor:
