@@ -176,7 +176,7 @@ def judge_of(x: Tensor, kind: Tensor, budget: Budget, seed: int) -> nn.Sequentia
     from torch import nn
     from torch.nn import functional
 
-    from raeflow.devices import threads
+    from raeflow.devices import resolve_device, threads
 
     def stage(inner: int, outer: int) -> list[nn.Module]:
         return [nn.Conv2d(inner, outer, 3, padding=1, bias=False), nn.BatchNorm2d(outer), nn.ReLU(inplace=True)]
