@@ -56,14 +56,14 @@ class Budget:
     """Rows drawn, and real rows, that they are judged by."""
 
 
-SMALL = Budget(penalties=8, seeds=4, drawn=2048)
+SMALL = Budget(penalties=6, seeds=3, drawn=2048)
 LARGE = Budget(penalties=40, seeds=8, drawn=8192)
 
 STUDY = Study(
     name="wgan_div_kp",
     data=Data("mnist", split="hash", fractions=(0.1, 0.03, 0.03, 0.84)),
     variants=("wgan_div",),
-    search=Search(trials=24, selection="generation", stop_early=False, stop_collapsed=False),
+    search=Search(trials=16, selection="generation", stop_early=False, stop_collapsed=False),
     training=Training(epochs=5, batch_size=32, patience=None, health=2),
     hyper={"wgan_div": NETWORK},
     refit=False,

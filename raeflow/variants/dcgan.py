@@ -16,17 +16,15 @@ Shapes: B rows of a batch, Z codes; x_B* is (B, F), (B, C, L) or (B, C, H, W).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from raeflow.backbones import ACTIVATIONS, Backbone, backbone
 from raeflow.errors import RaeflowError
 from raeflow.variants import _adversarial, _layers, gan
-from raeflow.variants._contract import Batch, Shape
+from raeflow.variants._contract import Shape
 from raeflow.variants._norm import MAPS, BatchNorm, normalised
 
 _DEVIATION = 0.02  # of fresh weights (section 4)
@@ -43,15 +41,9 @@ class Hyper(gan.Hyper):
     """The same for the generator; relu in the paper."""
     output: str = "identity"
     """Last non-linearity of the generator: identity (any scaling), or tanh or sigmoid (rows scaled to 0-1); tanh in the paper."""
-    decay: float = 0.0
-    """Share of the game, at its end, over which both players' learning rates fall to 0 along a straight line, 0 to 1; 0 (none)
-    in the paper, 1 in Gulrajani et al. 2017 for larger networks."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.at_least(0, "decay")
-        if self.decay > 1:
-            raise RaeflowError(f"decay={self.decay!r}: decay is a share of the game, at most 1")
         self.one_of("backbone", ("auto", "mlp", "conv"))
         self.one_of("generator_activation", tuple(ACTIVATIONS))
         self.one_of("pooling", ("none",))
@@ -83,7 +75,6 @@ class Model(gan.Model):
 
     hyper: Hyper
     player = "dcgan"
-    _players: Sequence[Optimizer] = ()
 
     def build(self, net: Backbone) -> None:
         """The networks, normalised, with weights from N(0, 0.02); the encoder as any game's."""
@@ -94,24 +85,6 @@ class Model(gan.Model):
         self.generator = normalised(_layers.decoder(drawing, self.inputs), last=False)
         for network in (self.features, self.critic, self.generator):
             network.apply(small)
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        """Those of every game; the two players' learning rates may fall."""
-        found = super().optimizers()
-        self._players = [found[self.critic_name], found["generator"]]
-        return found
-
-    def turns(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:
-        """The game's turns at the learning rate of `progress`; after it, one of the encoder."""
-        if self.hyper.decay and progress < self.hyper.game:
-            for group in [group for player in self._players for group in player.param_groups]:
-                group["lr"] = self.rate(progress)
-        yield from super().turns(batch, progress)
-
-    def rate(self, progress: float) -> float:
-        """Learning rate of both players in the game."""
-        left = 1 - progress / self.hyper.game
-        return self.hyper.lr * min(1.0, left / self.hyper.decay) if self.hyper.decay else self.hyper.lr
 
     @property
     def inputs(self) -> int:
