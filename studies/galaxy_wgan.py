@@ -41,7 +41,7 @@ STUDY = Study(
     data=Data("galaxies_efigi", scaling="unit"),
     variants=("wgan_gp", "gan"),
     search=Search(trials=2, selection="generation", stop_early=False, stop_collapsed=False),
-    training=Training(epochs=50, batch_size=32, patience=None),
+    training=Training(epochs=30, batch_size=32, patience=None),
     hyper={"wgan_gp": {**SMALL, "penalty": LAMBDA, "critic_steps": 1, "lr": 1e-3}, "gan": SMALL},
     refit=False,
 )

@@ -9,7 +9,7 @@ classifier of single digits names: 1,000 modes. KL is that of the modes' histogr
 Six methods, three seeds each: the game of `gan` plain, with experience replay and with mini-batch discrimination, `dcgan`,
 `wgan_gp` and `wgan_div`. On one set all have the same networks (dcgan adds its batch normalisation), the same Adam, as many
 rows a batch and as many steps of the generator; the Wasserstein critics take five steps for each of the generator, as
-published, and so cost about five times as much. On the plane all learning rates fall to 0 over the second half: at a fixed
+published, and so cost about five times as much. On the plane all learning rates fall to 0: at a fixed
 rate a generator goes on circling the modes, and what is counted is where it happens to stand. The penalty of `wgan_gp` is
 0.1 there, as in its authors' code for such sets.
 
@@ -86,9 +86,9 @@ _ADAM = {"beta1": 0.5, "beta2": 0.999}
 _QUICK = Budget(
     ring=32,
     rows=12_800,
-    epochs=4,
+    epochs=3,
     pool=2,
-    plane={"layers": (128, 128), "latent": 2, "activation": "leaky_relu", "lr": 2e-3, "decay": 0.5, **_ADAM},
+    plane={"layers": (128, 128, 128), "latent": 8, "activation": "relu", "lr": 1e-3, "decay": 1.0, "beta1": 0.0, "beta2": 0.9},
     images={"layers": (16, 32), "kernels": (5, 5), "latent": 64, "output": "sigmoid", "lr": 5e-4, **_ADAM},
 )
 _FULL = Budget(
@@ -105,7 +105,7 @@ STUDY = Study(
     data=Data("gaussians/grid", scaling="none"),
     variants=("gan",),
     search=Search(trials=1, selection="validation_loss"),
-    training=Training(epochs=64, batch_size=128, patience=None, health=0),
+    training=Training(epochs=80, batch_size=256, patience=None, health=0),
     hyper={"gan": {**_QUICK.plane, "game": 1.0}},
     refit=False,
 )
