@@ -13,6 +13,7 @@ from raeflow.cluster import session
 from raeflow.cluster.train import Task
 from raeflow.data.rows import Splits
 from raeflow.errors import RaeflowError
+from raeflow.health import gauge_of
 from raeflow.training import Fitted, fit
 
 
@@ -77,7 +78,7 @@ def _fit(task: Task, splits: Splits) -> Done | str:
     """In a process of Ray's: the trained model, or the sentence that says why there is none."""
     start = time.perf_counter()
     try:
-        fitted = fit(task.variant, task.hyper, splits, task.training, task.seed)
+        fitted = fit(task.variant, task.hyper, splits, task.training, task.seed, gauge_of(splits, task.training, task.seed))
     except RaeflowError as error:
         return str(error)
     return Done(fitted, time.perf_counter() - start)
