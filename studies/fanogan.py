@@ -6,11 +6,21 @@ critic and encoder, mirrored in the generator, codes of 32); then an encoder lea
 Medical Image Analysis 54) and a row's score is its squared error plus 0.1 times that of the critic's features. Beside them
 three autoencoders on the same rows with their published values.
 
-The 2-core form has the games last few epochs: one critic step for each of the generator's, batches of 32, Adam of each
-source at ten times its learning rate or so. The full form has the sources' five critic steps and more epochs.
+The 2-core form has eight epochs of batches of 32, one critic step for each of the generator's, and five to twenty times the
+sources' learning rates. The full form has the sources' rates and critic steps, and 60 epochs.
 
     raeflow study fanogan
     raeflow study fanogan --full
+
+Measured on 2 cores that other runs shared: 17 min 50 s, one seed; on 5,000 test rows of each set,
+
+    mean AUROC     gan   wgan_gp  wgan_div  autoencoder  denoising     vae
+    MNIST       0.8685    0.9396    0.9279       0.9490     0.9520  0.9461
+    Fashion     0.8883    0.9086    0.9065       0.8993     0.8810  0.9076
+
+and 0.9184 on all 10,000 test digits for the 2 alone, through the whole pipeline. The Wasserstein games come within 0.013 of
+the autoencoders on MNIST and are ahead of them on Fashion-MNIST; the plain game is behind on both, most where its generator
+draws few kinds of a digit (8: 0.626 beside wgan_gp's 0.839).
 """
 
 from __future__ import annotations
