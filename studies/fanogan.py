@@ -18,9 +18,9 @@ Measured on 2 cores that other runs shared: 17 min 50 s, one seed; on 5,000 test
     MNIST       0.8685    0.9396    0.9279       0.9490     0.9520  0.9461
     Fashion     0.8883    0.9086    0.9065       0.8993     0.8810  0.9076
 
-and 0.9184 on all 10,000 test digits for the 2 alone, through the whole pipeline. The Wasserstein games come within 0.013 of
-the autoencoders on MNIST and are ahead of them on Fashion-MNIST; the plain game is behind on both, most where its generator
-draws few kinds of a digit (8: 0.626 beside wgan_gp's 0.839).
+and 0.9184 on all 10,000 test digits for the 2 alone, through the whole pipeline. wgan_gp comes within 0.013 of the best
+autoencoder on MNIST and is ahead of all three on Fashion-MNIST; the plain game is behind on both, most on the digit 8 (0.626
+beside wgan_gp's 0.839).
 """
 
 from __future__ import annotations
