@@ -275,7 +275,7 @@ def test_nonsense_is_refused_with_its_value() -> None:
         (autoencoder, {"loss": "l1"}, "loss='l1'"),
         (vae, {"beta": -1.0}, "beta=-1.0"),
         (vae, {"likelihood": "poisson"}, "likelihood='poisson'"),
-        (wgan_gp, {"game": 1.0}, "game=1.0"),
+        (wgan_gp, {"game": 1.5}, "game=1.5"),
         (wgan_gp, {"critic_steps": 0}, "critic_steps=0"),
         (wgan_gp, {"beta1": 1.0}, "beta1=1.0"),
     ]:

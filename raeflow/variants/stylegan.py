@@ -97,7 +97,7 @@ class Styled(nn.Module):
         noise = noise_BN.reshape(-1, 1, *self.size) * self.strength.view(-1, *wide)
         h = self.convolution(h_BC)
         h = self.bend(h + noise.to(h.dtype))
-        scale, shift = self.style(w_BZ).float().view(len(w_BZ), 2, self.width, *wide).unbind(1)
+        scale, shift = self.style(w_BZ).float().unflatten(1, (2, self.width, *wide)).unbind(1)
         variance, mean = torch.var_mean(h.float(), self.over, correction=0, keepdim=True)
         gain = (scale + 1) * torch.rsqrt(variance + _EPS)
         return torch.addcmul((shift - mean * gain).to(h.dtype), h, gain.to(h.dtype))
@@ -142,7 +142,7 @@ class Generator(_growing.Grower):
         first, end = ([0, *self.ends])[number], self.ends[number]
         place = sum(self.areas[:first])
         if h is None:
-            h = channels_last(self.constant.expand(len(w_BAZ), *self.constant.shape[1:]))
+            h = channels_last(self.constant.expand(w_BAZ.shape[0], *self.constant.shape[1:]))
         for index in range(first, end):
             h = self.layer[index](h, w_BAZ[:, index], noise_BN[:, place : place + self.areas[index]])
             place += self.areas[index]
