@@ -16,6 +16,18 @@ seconds on one core are in the table.
 
 The full form gives all four 50 epochs, as in the source, the DCGAN its code of 100 and 64-128 channels, and the growing
 networks up to 256 channels: for a GPU.
+
+Measured on 2 cores that other runs shared: about 10 min, one seed.
+
+                      Frechet  precision   recall  coverage  modes  rows seen  seconds
+    real, held out       4.67       0.97     0.96      0.97     10
+    dense GAN             912       0.85     0.23      0.35      7    671,460      114
+    DCGAN                26.3       0.76     0.95      0.67     10     89,528      163
+    progressive          57.9       0.84     0.52      0.44     10     89,528      368
+    StyleGAN              191       0.80     0.37      0.33      9     89,528      387
+
+With two passes the DCGAN is far ahead, and its clothes are plain to see; the growing games spend a seventh of their time alone
+at full resolution, and their items are coarse. In a sheet of mixed styles the line gives the shape, the column the texture.
 """
 
 from __future__ import annotations
