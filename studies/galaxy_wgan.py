@@ -12,6 +12,16 @@ channels, five critic steps and the papers' rates.
 
     raeflow study galaxy_wgan
     raeflow study galaxy_wgan --full
+
+Measured with both games one after the other on a busy core, the same hyperparameters and epochs, 1,024 drawn rows (436 s and
+243 s of CPU time); the command itself runs them side by side.
+
+                          Frechet  precision   recall  density  coverage
+    real, held out           0.12       0.98     0.99     1.01      0.96
+    wgan_gp, lambda 10       0.90       0.98     0.95     0.89      0.84
+    gan                      26.3       0.95     0.71     0.80      0.55
+
+wgan_gp's sheet is varied and its galaxies are recognisable, with vague arms; gan repeats one bright core.
 """
 
 from __future__ import annotations
