@@ -22,6 +22,7 @@ modes, 3.3 of the grid's 25, and a DCGAN 99 of the 1,000 at a KL of 3.4 (Srivast
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from raeflow.cluster.many import Done
     from raeflow.cluster.train import Task
     from raeflow.data.rows import Splits
     from raeflow.pipeline import Outcome
@@ -128,7 +130,12 @@ def conclude(outcome: Outcome) -> str:
     # The longest first, so that no core waits for them at the end.
     plan = [(kind, method, seed) for method in sorted(METHODS, key=lambda m: m not in WASSERSTEIN) for kind in SETS for seed in SEEDS]
     tasks = [(task(outcome, budget, kind, method, seed), rows[kind]) for kind, method, seed in plan]
-    done = fit_many(tasks, gpus=0.25 if torch.cuda.is_available() else 0)
+
+    def tell(place: int, one: Done) -> None:
+        kind, method, seed = plan[place]
+        print(f"{method} on {kind}, seed {seed}: {one.seconds:.0f} s", file=sys.stderr, flush=True)
+
+    done = fit_many(tasks, gpus=0.25 if torch.cuda.is_available() else 0, ended=tell)
     fitted = dict(zip(plan, (one.fitted for one in done), strict=True))
     counts = {key: counted(one, key[0], rows[key[0]], known) for key, one in fitted.items()}
     for (kind, method, seed), count in counts.items():
