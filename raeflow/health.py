@@ -11,7 +11,6 @@ Shapes: N real rows, M drawn rows, D features, K classes; a row is (F,), (C, L) 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from raeflow import metrics, pretrain, variants
 from raeflow.data.rows import Rows, Splits
+from raeflow.data.scaling import scaled_rows
 from raeflow.devices import score_batch
 from raeflow.errors import RaeflowError
 from raeflow.study import Training
@@ -72,7 +72,7 @@ class Gauge:
             rows: real rows to compare with, at most; as many are drawn unless told otherwise.
         """
         self.splits, self.seed, self.shape = splits, seed, tuple(splits.spec.shape)
-        self._source = splits.train if isinstance(splits.train, Rows) else splits.validate
+        self._source = real_rows(splits)
         self.count = min(rows, len(self._source))
         if self.count <= NEIGHBOURS:
             raise RaeflowError(f"health: {self.count} real rows are too few to compare with, {NEIGHBOURS + 1} are the least")
@@ -86,9 +86,7 @@ class Gauge:
     @cached_property
     def x(self) -> Tensor:
         """The same rows scaled, (N, *shape)."""
-        with torch.no_grad():
-            scaled: Tensor = copy.deepcopy(self.splits.scaling).cpu()(self.known.x)
-        return scaled
+        return scaled_rows(self.splits.scaling, self.known.x)
 
     @cached_property
     def classes(self) -> int:
@@ -182,7 +180,7 @@ class Gauge:
         if not rows.isfinite().all():
             raise Diverged(f"{type(model).__module__.rpartition('.')[2]} draws rows that are not finite")
         features = self.features(rows)
-        found = {"frechet_distance": metrics.frechet_distance(self.real, features), **metrics.manifold(self.real, features, NEIGHBOURS)}
+        found = self.compared(features)
         found["spread"] = float(features.var(0).sum() / self.real.var(0).sum().clamp(min=1e-12))
         if self.classes:
             found["modes"] = float(self.modes(rows))
@@ -193,6 +191,10 @@ class Gauge:
         young = isinstance(model, Adversarial) and not model.whole  # coarse rows resemble one another
         found["collapsed"] = float(not young and (few or found["spread"] < SPREAD))
         return found
+
+    def compared(self, features: Tensor) -> dict[str, float]:
+        """frechet_distance, precision, recall, density and coverage of rows with these features (M, D), real ones too."""
+        return {"frechet_distance": metrics.frechet_distance(self.real, features), **metrics.manifold(self.real, features, NEIGHBOURS)}
 
     def slope(self, model: Adversarial[Any]) -> float:
         """Mean norm of the critic's gradient at real rows."""
@@ -241,7 +243,11 @@ class evaluated:  # noqa: N801 - read as a word, as torch.no_grad is
             module.training = mode
 
 
+def real_rows(splits: Splits) -> Rows:
+    """Rows that drawn ones are compared with: train rows where they are resident, else validation rows."""
+    return splits.train if isinstance(splits.train, Rows) else splits.validate
+
+
 def gauge_of(splits: Splits, training: Training, seed: int) -> Gauge | None:
     """The gauge of a run; None where `Training.health` is 0 or real rows are too few. It costs nothing before a game asks."""
-    rows = len(splits.train if isinstance(splits.train, Rows) else splits.validate)
-    return Gauge(splits, seed) if training.health and rows >= FEWEST else None
+    return Gauge(splits, seed) if training.health and len(real_rows(splits)) >= FEWEST else None

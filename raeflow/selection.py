@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from raeflow import synthetic
 from raeflow.data.rows import Rows, Splits
+from raeflow.data.scaling import scaled_rows
 from raeflow.devices import score_batch
 from raeflow.errors import RaeflowError
 from raeflow.health import Gauge
@@ -130,7 +130,7 @@ class Synthetic(Judge):
         if len(rows) > NORMAL:
             rows = rows.take(torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:NORMAL])
         self.rows = rows
-        scaled = _scaled(splits.scaling, rows.x)
+        scaled = scaled_rows(splits.scaling, rows.x)
         room = BYTES // (len(synthetic.kinds(rows.shape)) * 4 * math.prod(rows.shape))
         # More than twice as many anomalies as rows would cost time and add nothing: the rows limit the AUROC then.
         self.anomalies = synthetic.make(scaled, max(FEWEST, min(room, MOST, 2 * len(rows))), seed)
@@ -155,13 +155,6 @@ class Generation(Judge):
         """Minus the distance, in squared units of the features; 0 at best."""
         features = self.gauge.features(self.gauge.drawn(model, DRAWN))
         return -frechet_distance(self.gauge.real, features)
-
-
-@torch.no_grad()
-def _scaled(scaling: nn.Module, x: Tensor) -> Tensor:
-    """Rows in scaled space, on the CPU; the caller's scaling stays where it is."""
-    scaled: Tensor = copy.deepcopy(scaling).cpu()(x.cpu())
-    return scaled
 
 
 @torch.no_grad()

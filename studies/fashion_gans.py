@@ -149,14 +149,10 @@ def held_out(outcome: Outcome, gauge: Gauge) -> dict[str, float]:
     """What the same measures say of real clothes of the test split."""
     import torch
 
-    from raeflow.metrics import frechet_distance, manifold
-
     test = outcome.splits.test
     assert test is not None
     rows: Tensor = outcome.splits.scaling(test.x[torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:DRAWN]])
-    features = gauge.features(rows)
-    named = gauge.named(rows).unique()
-    return {"frechet_distance": frechet_distance(gauge.real, features), **manifold(gauge.real, features), "modes": float(len(named))}
+    return {**gauge.compared(gauge.features(rows)), "modes": float(len(gauge.named(rows).unique()))}
 
 
 def line(title: str, found: dict[str, float]) -> str:

@@ -61,7 +61,6 @@ ASKED = {"barred spiral": 3, "elliptical": 0, "spiral": 2}
 """Kinds that the source asks for, and their labels in EFIGI."""
 DRAWN = 300
 WANTED = 0.9
-VIEWS = 8
 SHOWN = 10
 THREADS = 2
 
@@ -149,6 +148,8 @@ def even(x: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
     """Eight views of the rows of each kind, and of rarer kinds' several times: as many of each."""
     import torch
 
+    from raeflow.data.views import VIEWS, views
+
     most = int(torch.bincount(kind).max())
     index = torch.cat([repeated(kind == one, most) for one in range(len(ASKED))])
     return views(x[index]), kind[index].repeat(VIEWS)
@@ -160,14 +161,6 @@ def repeated(mask: Tensor, count: int) -> Tensor:
 
     places = mask.nonzero().flatten()
     return places[torch.arange(count) % len(places)]
-
-
-def views(x: Tensor) -> Tensor:
-    """(N, C, H, H) -> (8 N, C, H, H): quarter turns and their mirror images."""
-    import torch
-
-    turns = [torch.rot90(x, quarter, (2, 3)) for quarter in range(4)]
-    return torch.cat([*turns, *(turn.flip(3) for turn in turns)])
 
 
 def judge_of(x: Tensor, kind: Tensor, budget: Budget, seed: int) -> nn.Sequential:
@@ -213,6 +206,8 @@ def light(x: Tensor) -> Tensor:
 def named(judge: nn.Sequential, x: Tensor) -> Tensor:
     """(N, 3, H, H) bytes -> (N,): the likeliest kind, by the mean logarithm of its chance over the eight views."""
     import torch
+
+    from raeflow.data.views import VIEWS, views
 
     with torch.no_grad():
         told = torch.cat([judge(part).log_softmax(1) for part in light(views(x)).split(512)])
@@ -261,6 +256,7 @@ def measured(judge: nn.Sequential, kind: int, drawn: Tensor, held: Tensor, known
     """What the drawn galaxies of one kind are worth beside real ones, those of the test split and those of the game."""
     import torch
 
+    from raeflow.data.views import views
     from raeflow.metrics import frechet_distance, manifold
 
     with torch.no_grad():

@@ -68,6 +68,7 @@ def conclude(outcome: Outcome) -> str:
     from raeflow import variants
     from raeflow.data import load
     from raeflow.data.rows import Rows
+    from raeflow.data.views import views
     from raeflow.report.codec import Codec
     from raeflow.training import fit
 
@@ -111,14 +112,6 @@ def components(rows: Tensor) -> Rebuild:
 def network(codec: Codec) -> Rebuild:
     """Galaxies (N, C, H, W), bytes, as a model rebuilds them, in 0-1."""
     return lambda x: codec.natural(codec.rebuild(x)) / 255
-
-
-def views(rows: Tensor) -> Tensor:
-    """(N, C, H, H) -> (8 N, C, H, H): quarter turns and their mirror images."""
-    import torch
-
-    turns = [torch.rot90(rows, quarter, (2, 3)) for quarter in range(4)]
-    return torch.cat([*turns, *(turn.flip(3) for turn in turns)])
 
 
 def draw(outcome: Outcome, codec: Codec, rebuild: dict[str, Any]) -> list[str]:

@@ -68,7 +68,6 @@ def conclude(outcome: Outcome) -> str:
     import torch
 
     from raeflow.health import Gauge
-    from raeflow.metrics import frechet_distance, manifold
     from raeflow.report.sheets import sheet
     from raeflow.stored import load_fitted
 
@@ -87,8 +86,7 @@ def conclude(outcome: Outcome) -> str:
     heads = "".join(f"{measure.replace('_', ' '):>18}" for measure in MEASURES)
     lines = [f"{'beside real galaxies of train':30}{heads}{f'kinds in {SHEET}':>13}"]
     for name, rows in shown.items():
-        features = gauge.features(rows)
-        found = {"frechet_distance": frechet_distance(gauge.real, features), **manifold(gauge.real, features)}
+        found = gauge.compared(gauge.features(rows))
         kinds = kinds_in_sheets(gauge, rows)
         row = "".join(f"{found[m]:18.3f}" for m in MEASURES)
         lines.append(f"{name:30}{row}{kinds:13.2f}{spent[name]:>8}")

@@ -43,13 +43,14 @@ if TYPE_CHECKING:
     from raeflow.training import Fitted
 
 SEEDS = (0, 1, 2)
+ROUNDS: dict[str, Any] = {"critic_steps": 5, "fresh_rows": True}
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "gan": ("gan", {}),
     "gan, replay": ("gan", {"replay": 1024}),
     "gan, mini-batch": ("gan", {"batch_kernels": 16}),
     "dcgan": ("dcgan", {}),
-    "wgan_gp": ("wgan_gp", {}),
-    "wgan_div": ("wgan_div", {}),
+    "wgan_gp": ("wgan_gp", ROUNDS),
+    "wgan_div": ("wgan_div", ROUNDS),
 }
 WASSERSTEIN = ("wgan_gp", "wgan_div")
 PLANE_PENALTY = 0.1
@@ -60,20 +61,20 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class Budget:
-    """What `Study.training`, which is the grid's, does not say."""
+    """What one form of the study may spend on each training."""
 
-    ring: int
-    """Epochs on the ring, which is learned sooner."""
+    steps: dict[str, int]
+    """Steps of the generator on each set."""
+    batch: dict[str, int]
+    """Rows that a step of either player looks at, on each set."""
     rows: int
     """Stacked digits to train on."""
-    epochs: int
     pool: int
     """Digits are averaged over squares of so many pixels."""
     plane: dict[str, Any]
     """Hyperparameters of all methods on the ring and the grid."""
     images: dict[str, Any]
     """The same for stacked MNIST."""
-    batch_size: int = 64
 
 
 @dataclass(frozen=True)
@@ -90,37 +91,49 @@ class Count:
 
 _ADAM = {"beta1": 0.5, "beta2": 0.999}
 _QUICK = Budget(
-    ring=32,
+    steps={"ring": 1_200, "grid": 3_200, "stacked MNIST": 800},
+    batch={"ring": 200, "grid": 200, "stacked MNIST": 64},
     rows=12_800,
-    epochs=3,
     pool=2,
-    plane={"layers": (128, 128, 128), "latent": 8, "activation": "relu", "lr": 1e-3, "decay": 1.0, "beta1": 0.0, "beta2": 0.9},
+    plane={"layers": (128, 128, 128), "latent": 2, "activation": "relu", "lr": 2e-3, "decay": 1.0, "beta1": 0.5, "beta2": 0.9},
     images={"layers": (16, 32), "kernels": (5, 5), "latent": 64, "output": "sigmoid", "lr": 5e-4, **_ADAM},
 )
+# 100,000 steps of the generator in batches of 256 and the plane's networks as in the code of Gulrajani et al. 2017.
 _FULL = Budget(
-    ring=1588,
+    steps={"ring": 100_000, "grid": 100_000, "stacked MNIST": 100_000},
+    batch={"ring": 256, "grid": 256, "stacked MNIST": 64},
     rows=128_000,
-    epochs=50,
     pool=1,
-    plane={"layers": (512, 512, 512), "latent": 2, "activation": "leaky_relu", "lr": 2e-4, "decay": 0.5, **_ADAM},
+    plane={"layers": (512, 512, 512), "latent": 2, "activation": "relu", "lr": 1e-4, "decay": 0.0, "beta1": 0.5, "beta2": 0.9},
     images={"layers": (64, 128, 256), "kernels": (5, 5, 5), "latent": 100, "output": "sigmoid", "lr": 2e-4, **_ADAM},
 )
+
+
+def rows_and_epochs(budget: Budget, kind: str, variant: str, train: int) -> tuple[int, int]:
+    """Rows a batch, and epochs over so many train rows that hold the set's steps; a critic's five steps share a batch."""
+    batch = budget.batch[kind] * (ROUNDS["critic_steps"] if variant in WASSERSTEIN else 1)
+    return batch, round(budget.steps[kind] * batch / train)
+
+
+_PLANE_ROWS = 16_000
+
+
+def plain(budget: Budget) -> Training:
+    """The plain game on the grid: the training that the study itself says, from which `task` makes all others."""
+    batch, epochs = rows_and_epochs(budget, "grid", "gan", _PLANE_ROWS)
+    return Training(epochs=epochs, batch_size=batch, patience=None, health=0)
+
 
 STUDY = Study(
     name="mode_collapse",
     data=Data("gaussians/grid", scaling="none"),
     variants=("gan",),
     search=Search(trials=1, selection="validation_loss"),
-    training=Training(epochs=80, batch_size=256, patience=None, health=0),
+    training=plain(_QUICK),
     hyper={"gan": {**_QUICK.plane, "game": 1.0}},
     refit=False,
 )
-# 100,000 steps of the generator in batches of 256, as in the code of Gulrajani et al. 2017 for such sets.
-FULL = STUDY.but(
-    name="mode_collapse_full",
-    training=Training(epochs=1588, batch_size=256, patience=None, health=0),
-    hyper={"gan": {**_FULL.plane, "game": 1.0}},
-)
+FULL = STUDY.but(name="mode_collapse_full", training=plain(_FULL), hyper={"gan": {**_FULL.plane, "game": 1.0}})
 
 
 def conclude(outcome: Outcome) -> str:
@@ -133,7 +146,7 @@ def conclude(outcome: Outcome) -> str:
     known, rows = prepared(outcome, budget)
     # The longest first, so that no core waits for them at the end.
     plan = [(kind, method, seed) for method in sorted(METHODS, key=lambda m: m not in WASSERSTEIN) for kind in SETS for seed in SEEDS]
-    tasks = [(task(outcome, budget, kind, method, seed), rows[kind]) for kind, method, seed in plan]
+    tasks = [(task(outcome.study.training, budget, kind, method, seed, len(rows[kind].train)), rows[kind]) for kind, method, seed in plan]
 
     def tell(place: int, one: Done) -> None:
         kind, method, seed = plan[place]
@@ -151,22 +164,21 @@ def conclude(outcome: Outcome) -> str:
     return "\n".join([*lines(counts), "", read(known, rows["stacked MNIST"]), *verdict(counts), *places])
 
 
-def task(outcome: Outcome, budget: Budget, kind: str, method: str, seed: int) -> Task:
-    """One training: the set's networks and budget, the method's own fields, no encoder."""
+def task(training: Training, budget: Budget, kind: str, method: str, seed: int, train: int) -> Task:
+    """One training on so many train rows: the set's networks and steps, the method's own fields, no encoder."""
     import dataclasses
 
     from raeflow import variants
     from raeflow.cluster.train import Task
 
     variant, own = METHODS[method]
-    training = outcome.study.training
-    if kind == "stacked MNIST":
-        training = dataclasses.replace(training, epochs=budget.epochs, batch_size=budget.batch_size)
-        hyper = {**budget.images, **own, "game": 1.0}
-    else:
-        training = dataclasses.replace(training, epochs=budget.ring) if kind == "ring" else training
-        hyper = {**budget.plane, **own, **({"penalty": PLANE_PENALTY} if variant == "wgan_gp" else {}), "game": 1.0}
-    return Task(variant, dataclasses.asdict(variants.hyper(variant, hyper)), training, seed)
+    batch, epochs = rows_and_epochs(budget, kind, variant, train)
+    common = budget.images if kind == "stacked MNIST" else budget.plane
+    hyper = {**common, **own, "game": 1.0}
+    if variant == "wgan_gp" and common is budget.plane:
+        hyper["penalty"] = PLANE_PENALTY
+    settings = dataclasses.asdict(variants.hyper(variant, hyper))
+    return Task(variant, settings, dataclasses.replace(training, batch_size=batch, epochs=epochs), seed)
 
 
 def prepared(outcome: Outcome, budget: Budget) -> tuple[torch.nn.Module, dict[str, Splits]]:
@@ -190,7 +202,7 @@ def prepared(outcome: Outcome, budget: Budget) -> tuple[torch.nn.Module, dict[st
     known = pretrain.Classifier(start, shape, 10)
     pretrain.fit_classifier(known, digits / 255, train.label, epochs=3, batch_size=64, seed=outcome.study.seed)
     images, _ = stacked(digits, train.label, budget.rows, outcome.study.seed)
-    spec, few = dataclasses.replace(mnist.spec, shape=tuple(images.shape[1:])), Rows(images[: budget.batch_size])
+    spec, few = dataclasses.replace(mnist.spec, shape=tuple(images.shape[1:])), Rows(images[:CHUNK])
     stack = dataclasses.replace(mnist, spec=spec, train=Rows(images), validate=few, calibrate=None, test=None, fingerprint="stacked")
     return known, {"ring": load(Data("gaussians/ring", scaling="none")), "grid": outcome.splits, "stacked MNIST": stack}
 

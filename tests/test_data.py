@@ -16,6 +16,7 @@ from raeflow.data import count, expand, inspect, load, to_tensor
 from raeflow.data.rows import Rows, RowSpec
 from raeflow.data.scaling import Scaling, fit_scaling
 from raeflow.data.splits import assign, row_keys, shares, uniform
+from raeflow.data.views import VIEWS, views
 from raeflow.errors import RaeflowError
 from raeflow.study import Data
 
@@ -619,3 +620,12 @@ def test_one_class_alone_is_normal_and_the_others_are_anomalies(labelled):
         splits.of_class(77)
     with pytest.raises(RaeflowError, match=r"Data\(label"):
         replace(splits, train=Rows(splits.train.x)).of_class(2)
+
+
+def test_the_eight_views_are_those_of_a_square():
+    rows = torch.rand(3, 2, 5, 5)
+    seen = views(rows).view(VIEWS, *rows.shape)
+    assert torch.equal(seen[0], rows)
+    assert len({view.numpy().tobytes() for view in seen}) == VIEWS
+    again = views(seen[5]).view(VIEWS, *rows.shape)
+    assert {view.numpy().tobytes() for view in again} == {view.numpy().tobytes() for view in seen}

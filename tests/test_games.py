@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from raeflow import variants
 from raeflow.errors import RaeflowError
 from raeflow.variants import gan, wgan_div, wgan_gp
-from raeflow.variants._adversarial import Wasserstein
+from raeflow.variants._adversarial import Adversarial, Wasserstein
 from raeflow.variants._contract import Batch
 
 
@@ -134,3 +135,38 @@ def test_nonsense_is_refused_with_its_value(module: object, values: dict[str, fl
     with pytest.raises(RaeflowError) as refusal:
         module.Hyper(**values)  # type: ignore[attr-defined]
     assert said in str(refusal.value)
+
+
+GAMES = [name for name in variants.names() if issubclass(variants.get(name).Model, Adversarial)]
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_fresh_rows_give_each_step_of_the_critic_rows_of_its_own(name: str) -> None:
+    """The second step's loss changes with its own half of the batch alone; else all steps look at the whole batch."""
+    shape = (1, 8, 8)
+    torch.manual_seed(0)
+    x = torch.rand(12, *shape)
+    first, second = x.clone(), x.clone()
+    first[0::2], second[1::2] = torch.rand(2, 6, *shape)
+
+    def second_loss(rows: Tensor, fresh: bool) -> float:
+        torch.manual_seed(0)
+        hyper = variants.hyper(name, {"layers": (8, 8), "kernels": (), "latent": 4, "critic_steps": 2, "fresh_rows": fresh})
+        turns = variants.get(name).Model(shape, hyper).train().turns(batch(rows), 0.0)
+        next(turns)
+        return float(next(turns)[1].detach())
+
+    assert second_loss(first, True) == second_loss(x, True) != second_loss(second, True)
+    assert second_loss(first, False) != second_loss(x, False)
+
+
+def test_the_shares_of_two_workers_are_those_of_one() -> None:
+    model = wgan_gp.Model((2,), wgan_gp.Hyper(critic_steps=3, fresh_rows=True))
+    x, label = torch.randn(12, 2), torch.arange(12)
+    one = model.rounds(Batch(x, label=label))
+    two = [model.rounds(Batch(x[half], label=label[half], rank=rank, world=2)) for rank, half in enumerate((slice(6), slice(6, 12)))]
+    for share, *shares in zip(one, *two, strict=True):
+        assert torch.equal(share.x, torch.cat([each.x for each in shares]))
+        assert torch.equal(share.label, torch.cat([each.label for each in shares]))
+    assert sorted(torch.cat([share.label for share in one]).tolist()) == list(range(12))
+    assert [len(share.x) for share in model.rounds(Batch(x[:2]))] == [2, 2, 2]  # too few to share

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import ray
 
 from raeflow.cluster import session
-from raeflow.cluster.train import Task
+from raeflow.cluster.train import Task, reserved
 from raeflow.data.rows import Splits
 from raeflow.errors import RaeflowError
 from raeflow.health import gauge_of
@@ -50,7 +50,10 @@ def fit_many(
         if id(splits) not in shared:
             shared[id(splits)] = ray.put(splits.for_search())
     remote = ray.remote(_fit).options(num_cpus=cpus, num_gpus=gpus)
-    waiting = {remote.remote(_placed(task, cpus, gpus), shared[id(splits)]): place for place, (task, splits) in enumerate(tasks)}
+    waiting = {}
+    for place, (task, splits) in enumerate(tasks):
+        placed = dataclasses.replace(task, training=reserved(task.training, cpus, gpus))
+        waiting[remote.remote(placed, shared[id(splits)])] = place
     found: dict[int, Done] = {}
     try:
         while waiting:
@@ -66,12 +69,6 @@ def fit_many(
         for reference in waiting:  # only where something went wrong
             ray.cancel(reference, force=True)
     return [found[place] for place in range(len(tasks))]
-
-
-def _placed(task: Task, cpus: float, gpus: float) -> Task:
-    """The task on what Ray reserves for it: `auto` takes no GPU that nobody reserved."""
-    device = "cpu" if task.training.device == "auto" and not gpus else task.training.device
-    return dataclasses.replace(task, training=dataclasses.replace(task.training, device=device, threads=max(1, int(cpus))))
 
 
 def _fit(task: Task, splits: Splits) -> Done | str:

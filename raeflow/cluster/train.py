@@ -239,6 +239,12 @@ def on_device(training: Training, gpu: bool) -> Training:
     return dataclasses.replace(training, device=auto if gpu or training.device == "auto" else training.device)
 
 
+def reserved(training: Training, cpus: float, gpus: float) -> Training:
+    """Training on what Ray reserves for it: its cores as torch threads, and `auto` takes no GPU that nobody reserved."""
+    device = "cpu" if training.device == "auto" and not gpus else training.device
+    return dataclasses.replace(training, device=device, threads=max(1, int(cpus)))
+
+
 def agreed(run: Run, mine: bool) -> bool:
     """Rank 0's answer, on every rank: clocks differ, and a report waits for all workers."""
     if run.world == 1:

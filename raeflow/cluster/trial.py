@@ -19,7 +19,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from raeflow import checkpoint
 from raeflow.cluster.shared import deliver
-from raeflow.cluster.train import Group, deal, dealt, on_device, on_workers
+from raeflow.cluster.train import Group, deal, dealt, on_device, on_workers, reserved
 from raeflow.data.rows import Splits
 from raeflow.errors import RaeflowError
 from raeflow.health import Gauge, collapse, gauge_of
@@ -51,13 +51,10 @@ class Plan:
 
 def plan(study: Study, home: str) -> Plan:
     """The plan of a study's trials; `home` is the driver's node."""
-    epochs = study.search.epochs or study.training.epochs
-    device = study.training.device
-    if device == "auto" and not study.search.gpus:
-        device = "cpu"  # no trial takes a GPU that it did not reserve
-    training = dataclasses.replace(study.training, epochs=epochs, device=device, threads=max(1, int(study.search.cpus)))
+    s, epochs = study.search, study.search.epochs or study.training.epochs
+    training = dataclasses.replace(reserved(study.training, s.cpus, s.gpus), epochs=epochs)
     folder = (study.folder / "trials").absolute()
-    return Plan(training, study.search.selection, study.seed, max(1, int(study.search.cpus)), study.search.stop_collapsed, folder, home)
+    return Plan(training, s.selection, study.seed, training.threads, s.stop_collapsed, folder, home)
 
 
 class InProcess(tune.Trainable):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -60,6 +61,13 @@ class Scaling(nn.Module):
         mean = x.mean(-1, keepdim=True)
         # A flat signal becomes zeros, whatever its level; what varies keeps its own scale, however small.
         return mean, x.std(-1, correction=0, keepdim=True).maximum(_TINY * mean.abs() + 1e-30)
+
+
+@torch.no_grad()
+def scaled_rows(scaling: nn.Module, x: Tensor) -> Tensor:
+    """Rows (N, *shape) in scaled space, on the CPU; the caller's scaling stays where it is."""
+    scaled: Tensor = copy.deepcopy(scaling).cpu()(x.cpu())
+    return scaled
 
 
 def auto_mode(shape: tuple[int, ...]) -> str:

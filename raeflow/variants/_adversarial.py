@@ -37,6 +37,9 @@ class Game(Layers):
     """Last non-linearity of the generator: identity (any scaling) or sigmoid (rows scaled to 0-1)."""
     critic_steps: int = 1
     """Steps of the critic for each step of the generator, 1 to 10."""
+    fresh_rows: bool = False
+    """Whether each step of the critic looks at rows of its own, a share of the batch, as in the papers; else each looks at
+    the whole batch. For the papers' rows a step the batch is `critic_steps` times theirs."""
     lr: float = 2e-4
     """Adam's learning rate of critic and generator, 1e-5 to 1e-3."""
     beta1: float = 0.5
@@ -130,6 +133,17 @@ class Adversarial(Variant, Generic[H]):
     def play(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:
         """Turns of critic and generator on one batch."""
 
+    def rounds(self, batch: Batch) -> list[Batch]:
+        """What each step of the critic looks at; the generator's step draws as many rows as the last.
+
+        A batch of fewer rows than steps cannot be shared.
+        """
+        steps = self.hyper.critic_steps
+        if not self.hyper.fresh_rows or len(batch.x) < steps:
+            return [batch] * steps
+        # Every steps-th row, so that a share is the same whether one worker or several hold the batch.
+        return [batch.part(slice(first, None, steps)) for first in range(steps)]
+
     def drawn(self, batch: Batch) -> Tensor:
         """(B, *shape): generated rows of new codes, float32."""
         return self.decode(batch.normal(self.hyper.latent)).float()
@@ -149,6 +163,16 @@ class Adversarial(Variant, Generic[H]):
             slope: Tensor = torch.autograd.grad(self.judge(at).sum(), at, create_graph=True)[0]
             norm_B: Tensor = slope.flatten(1).norm(dim=1)
             return norm_B
+
+    @staticmethod
+    def between(batch: Batch, fake: Tensor) -> Tensor:
+        """(B, *shape): points on straight lines between real and generated rows, one uniformly drawn for each pair."""
+        share = batch.uniform(*(1,) * (batch.x.dim() - 1))
+        return torch.lerp(batch.x, fake, share)
+
+    def steepness(self, batch: Batch, fake: Tensor) -> Tensor:
+        """Scalar: mean of (|gradient of the critic| - 1)^2 between real and generated rows (Gulrajani et al. 2017, eq. 3)."""
+        return (self.slopes(self.between(batch, fake)) - 1).square().mean()
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, *shape) -> (B, Z)."""
@@ -181,22 +205,16 @@ class Wasserstein(Adversarial[H]):
 
     def play(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:  # noqa: ARG002 - only growing games ask
         """`critic_steps` turns of the critic with new codes and points each, one of the generator."""
-        for _ in range(self.hyper.critic_steps):
+        for part in self.rounds(batch):
             with torch.no_grad():
-                fake = self.drawn(batch)
-            distance = self.judge(batch.x).mean() - self.judge(fake).mean()
-            yield self.critic_name, self.penalty(batch, fake) - distance
-        yield "generator", -self.judge(self.drawn(batch)).mean()
+                fake = self.drawn(part)
+            distance = self.judge(part.x).mean() - self.judge(fake).mean()
+            yield self.critic_name, self.penalty(part, fake) - distance
+        yield "generator", -self.judge(self.drawn(part)).mean()
 
     @abstractmethod
     def penalty(self, batch: Batch, fake: Tensor) -> Tensor:
         """Scalar: what the critic's slope costs, generated rows (B, *shape) given."""
-
-    @staticmethod
-    def between(batch: Batch, fake: Tensor) -> Tensor:
-        """(B, *shape): points on straight lines between real and generated rows, one uniformly drawn for each pair."""
-        share = batch.uniform(*(1,) * (batch.x.dim() - 1))
-        return torch.lerp(batch.x, fake, share)
 
 
 def published_layers(shape: Shape) -> dict[str, Any]:

@@ -12,6 +12,7 @@ Shapes: B rows of a batch, Z codes; a row is (F,), (C, L) or (C, H, W).
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -50,6 +51,11 @@ class Batch:
     def uniform(self, *shape: int) -> Tensor:
         """Uniform noise in [0, 1), (B, *shape), on the batch's device."""
         return self._own(torch.rand, shape)
+
+    def part(self, rows: slice) -> Batch:
+        """The same with some of its rows; every worker must keep as many."""
+        kept = [None if part is None else part[rows] for part in (self.target, self.label)]
+        return dataclasses.replace(self, x=self.x[rows], target=kept[0], label=kept[1])
 
     def mean(self, values: Tensor) -> Tensor:
         """(B, ...) to (...): mean over the rows of the whole global batch, for losses that are no mean of rows' losses.

@@ -104,12 +104,12 @@ class Model(dcgan.Model):
         if not self.classes:
             yield from super().play(batch, progress)
             return
-        label_B = self.known(batch, progress)
-        for _ in range(self.hyper.critic_steps):
+        for part in self.rounds(batch):
+            label_B = self.known(part, progress)
             with torch.no_grad():
-                fake, asked_B = self.asked(batch, label_B)
-            yield self.critic_name, self.loss(batch.x, label_B, 1 - self.hyper.smooth) + self.unmasked(batch, fake, asked_B)
-        yield "generator", self.loss(*self.asked(batch, label_B), 1.0)
+                fake, asked_B = self.asked(part, label_B)
+            yield self.critic_name, self.loss(part.x, label_B, 1 - self.hyper.smooth) + self.unmasked(part, fake, asked_B)
+        yield "generator", self.loss(*self.asked(part, label_B), 1.0)
 
     def known(self, batch: Batch, progress: float) -> Tensor:
         """(B,): the rows' classes; those of the first step must be there and in range."""

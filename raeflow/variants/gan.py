@@ -81,11 +81,11 @@ class Model(_adversarial.Adversarial[Hyper]):
 
     def play(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:  # noqa: ARG002 - only growing games ask
         """`critic_steps` turns of the discriminator, one of the generator."""
-        for _ in range(self.hyper.critic_steps):
+        for part in self.rounds(batch):
             with torch.no_grad():
-                fake = self.mixed(batch, self.drawn(batch)) if self.hyper.replay else self.drawn(batch)
-            yield self.critic_name, self.told_apart(batch.x, 1 - self.hyper.smooth) + self.told_apart(fake, 0.0)
-        yield "generator", self.told_apart(self.drawn(batch), 1.0)
+                fake = self.mixed(part, self.drawn(part)) if self.hyper.replay else self.drawn(part)
+            yield self.critic_name, self.told_apart(part.x, 1 - self.hyper.smooth) + self.told_apart(fake, 0.0)
+        yield "generator", self.told_apart(self.drawn(part), 1.0)
 
     def told_apart(self, x: Tensor, truth: float) -> Tensor:
         """Scalar: cross-entropy between the discriminator's chance that rows are real and `truth`."""
@@ -125,8 +125,9 @@ class Closeness(nn.Module):
 
     def forward(self, features_BA: Tensor) -> Tensor:
         """(B, A) -> (B, 1)."""
-        m_BKD = self.project(features_BA).unflatten(1, (-1, self.values))
-        distance_BBK = (m_BKD[:, None] - m_BKD[None]).abs().sum(3)
-        close_BK = torch.exp(-distance_BBK).sum(1) - 1  # a row's closeness to itself is 1
+        # Value by value: one tensor of all differences would be far slower on a CPU.
+        m_DKB = self.project(features_BA).unflatten(1, (-1, self.values)).permute(2, 1, 0).contiguous()
+        distance_KBB = sum((m_KB[:, :, None] - m_KB[:, None]).abs() for m_KB in m_DKB)
+        close_BK = torch.exp(-distance_KBB).sum(2).T - 1  # a row's closeness to itself is 1
         logits_B1: Tensor = self.last(torch.cat([features_BA, close_BK], 1))
         return logits_B1

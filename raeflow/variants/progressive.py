@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from raeflow.variants import _growing
-from raeflow.variants._adversarial import Wasserstein
 from raeflow.variants._contract import Batch, Shape
 from raeflow.variants._equalised import HE, Equalised, PixelNorm, channels_last
 
@@ -91,19 +90,14 @@ class Model(_growing.Model[Hyper]):
 
     def play(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:  # noqa: ARG002 - `turns` has set the stage
         """`critic_steps` turns of the critic with new codes and points each, one of the generator, whose average follows."""
-        shown = self.shown(batch)
-        for _ in range(self.hyper.critic_steps):
+        for shown in self.rounds(self.shown(batch)):
             with torch.no_grad():
                 fake = self.drawn(shown)
             real_B = self.judge(shown.x)
             distance = real_B.mean() - self.judge(fake).mean()
-            yield self.critic_name, self.penalty(shown, fake) - distance + self.hyper.drift * real_B.square().mean()
+            yield self.critic_name, self.hyper.penalty * self.steepness(shown, fake) - distance + self.hyper.drift * real_B.square().mean()
         yield "generator", -self.judge(self.drawn(shown)).mean()
         self.follow()
-
-    def penalty(self, batch: Batch, fake: Tensor) -> Tensor:
-        """Lambda times the mean of (|gradient of the critic| - 1)^2 between real and generated rows at the stage's size."""
-        return self.hyper.penalty * (self.slopes(Wasserstein.between(batch, fake)) - 1).square().mean()
 
 
 class _ChannelsLast(nn.Module):

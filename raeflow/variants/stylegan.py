@@ -170,8 +170,7 @@ class Model(_growing.Model[Hyper]):
 
     def play(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:  # noqa: ARG002 - `turns` has set the stage
         """`critic_steps` turns of the discriminator, one of the generator, whose average follows."""
-        shown = self.shown(batch)
-        for _ in range(self.hyper.critic_steps):
+        for shown in self.rounds(self.shown(batch)):
             with torch.no_grad():
                 fake = self.drawn(shown)
             real_B, slope_B = self.sloped(shown.x)

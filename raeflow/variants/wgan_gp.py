@@ -60,4 +60,4 @@ class Model(_adversarial.Wasserstein[Hyper]):
 
     def penalty(self, batch: Batch, fake: Tensor) -> Tensor:
         """Lambda times the mean of (|gradient of the critic| - 1)^2 between real and generated rows (eq. 3)."""
-        return self.hyper.penalty * (self.slopes(self.between(batch, fake)) - 1).square().mean()
+        return self.hyper.penalty * self.steepness(batch, fake)
