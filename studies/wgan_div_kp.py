@@ -7,8 +7,8 @@ first trial of each has the source's values. A single training says little, and 
 the source's values and the best found are trained again with new seeds, and compared with what seeds alone change.
 
 The 2-core form: 7,000 digits of MNIST, two convolutions of 16 and 32 channels, codes of 32, two critic steps for each of the
-generator's, Adam(1e-3) with rates that fall to 0 over the second half. The full form: all digits, `published` networks, five
-critic steps, Adam(2e-4), 60 epochs.
+generator's, each with 32 rows of its own, Adam(1e-3) with rates that fall to 0 over the second half. The full form: all digits,
+`published` networks, five critic steps of 64 rows each, Adam(2e-4), 300 epochs.
 
     raeflow study wgan_div_kp
     raeflow study wgan_div_kp --full
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 CLAIMED = {"wgan_div": {"k": 2.0, "p": 6.0}, "wgan_gp": {"penalty": 10.0}}
 FIXED: dict[str, Any] = {
     "backbone": "conv", "layers": (), "kernels": (), "strides": (), "activation": "leaky_relu", "output": "sigmoid", "kappa": 1.0,
-    "game": 0.95, "encoder_lr": 1e-3,
+    "game": 0.95, "encoder_lr": 1e-3, "fresh_rows": True,
 }  # fmt: skip
 NETWORK: dict[str, Any] = {**FIXED, "channels": 16, "depth": 2, "latent": 32, "critic_steps": 2, "lr": 1e-3, "decay": 0.5}
 PUBLISHED: dict[str, Any] = {**FIXED, "channels": 16, "depth": 3, "kernels": (5, 5, 5), "latent": 98, "lr": 2e-4}
@@ -64,7 +64,7 @@ STUDY = Study(
     data=Data("mnist", split="hash", fractions=(0.1, 0.03, 0.03, 0.84)),
     variants=("wgan_div",),
     search=Search(trials=16, selection="generation", stop_early=False, stop_collapsed=False),
-    training=Training(epochs=5, batch_size=32, patience=None, health=2),
+    training=Training(epochs=10, batch_size=64, patience=None, health=2),
     hyper={"wgan_div": NETWORK},
     refit=False,
 )
@@ -72,7 +72,7 @@ FULL = STUDY.but(
     name="wgan_div_kp_full",
     data=Data("mnist"),
     search=dataclasses.replace(STUDY.search, trials=100, gpus=0.25),
-    training=Training(epochs=60, batch_size=64, patience=None),
+    training=Training(epochs=300, batch_size=320, patience=None),
     hyper={"wgan_div": PUBLISHED},
 )
 

@@ -121,13 +121,25 @@ def test_what_is_counted_is_what_the_generator_draws():
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("budget", [mode_collapse._QUICK, mode_collapse._FULL])
-def test_every_method_has_the_networks_adam_and_budget_of_the_others(method, budget):
-    outcome = type("Outcome", (), {"study": mode_collapse.STUDY})()
-    plane, images = (mode_collapse.task(outcome, budget, kind, method, 1) for kind in ("grid", "stacked MNIST"))
-    for task, common in ((plane, budget.plane), (images, budget.images)):
+def test_every_method_has_the_networks_adam_and_steps_of_the_others(method, budget):
+    """Steps of the generator and rows of each step are the set's; a critic's five steps share a batch five times as large."""
+    for kind, train in (("ring", 16_000), ("grid", 16_000), ("stacked MNIST", budget.rows)):
+        task = mode_collapse.task(mode_collapse.plain(budget), budget, kind, method, 1, train)
+        common = budget.images if kind == "stacked MNIST" else budget.plane
         assert {name: task.hyper[name] for name in common} == common and task.hyper["game"] == 1 and task.seed == 1
-    assert plane.training == mode_collapse.STUDY.training
-    assert (images.training.epochs, images.training.batch_size) == (budget.epochs, budget.batch_size)
+        assert task.training.patience is None and task.training.health == 0
+        assert task.hyper["critic_steps"] == (5 if method in mode_collapse.WASSERSTEIN else 1)
+        assert task.training.batch_size == budget.batch[kind] * task.hyper["critic_steps"]
+        steps = task.training.epochs * train / task.training.batch_size
+        assert steps == pytest.approx(budget.steps[kind], rel=0.01)
+        assert task.hyper["fresh_rows"] == (method in mode_collapse.WASSERSTEIN)
+
+
+def test_the_study_trains_the_plain_game_of_the_grid():
+    for study, budget in ((mode_collapse.STUDY, mode_collapse._QUICK), (mode_collapse.FULL, mode_collapse._FULL)):
+        task = mode_collapse.task(study.training, budget, "grid", "gan", study.seed, 16_000)
+        assert task.training == study.training
+        assert {name: task.hyper[name] for name in study.hyper["gan"]} == study.hyper["gan"]
 
 
 def test_learning_rates_fall_over_the_end_of_any_game():
