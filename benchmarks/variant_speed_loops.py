@@ -238,23 +238,19 @@ def dcgan(model: Any, hyper: Any) -> Step:
     for net in (model.features, model.generator):
         for name, layer in list(net.named_children()):
             if type(layer).__name__ == "BatchNorm":
-                plain = kind(len(layer.weight))
+                plain = kind(len(layer.weight)).to(layer.weight.device)
                 plain.weight.data = layer.weight.data
                 setattr(net, name, plain)
     return gan(model, hyper)
 
 
-class Growing:
+class Growing(Game):
     """What the loops of `progressive` and `stylegan` share: stages, real rows of a stage, the running average."""
 
-    def __init__(self, model: Any, hyper: Any) -> None:
-        self.model, self.hyper = model, hyper
-        self.critic = nn.Sequential(model.features, model.critic)
-        betas = (hyper.beta1, hyper.beta2)
-        self.critics = torch.optim.Adam(self.critic.parameters(), lr=hyper.lr, betas=betas)
-        self.generators = torch.optim.Adam(model.generator.parameters(), lr=hyper.lr, betas=betas)
-        self.encoders = torch.optim.Adam(model.encoder.parameters(), lr=hyper.encoder_lr)
-        self.steps = 0
+    steps = 0
+
+    def generate(self, z: Tensor) -> Tensor:
+        return self.model.decode(z)
 
     def grown(self, x: Tensor, progress: float) -> Tensor:
         """Sets the stage; the rows as they look in it."""
@@ -282,29 +278,27 @@ class Growing:
                 average[name].mul_(decay).add_(weight, alpha=1 - decay)
         return told
 
-    def encode(self, x: Tensor, progress: float) -> float:
-        self.grown(x, progress)
-        rebuilt = self.model.decode(self.model.encoder(x))
-        apart = functional.mse_loss(self.model.features(rebuilt), self.model.features(x))
-        return descend(self.encoders, functional.mse_loss(rebuilt, x) + self.hyper.kappa * apart)
-
 
 def progressive(model: Any, hyper: Any) -> Step:
     """The variant's networks by hand: WGAN-GP with drift, the stages, the running average."""
     game = Growing(model, hyper)
 
+    def drawn(x: Tensor) -> Tensor:
+        return model.generator(torch.randn(len(x), hyper.latent, device=x.device))
+
     def step(x: Tensor, progress: float) -> float:
         if progress >= hyper.game:
-            return game.encode(x, progress)
+            game.grown(x, progress)
+            return game.encode(x)
         x = game.grown(x, progress)
-        fake = model.generator(torch.randn(len(x), hyper.latent)).detach()
-        share = torch.rand(len(x), *[1] * (x.dim() - 1))
+        fake = drawn(x).detach()
+        share = torch.rand(len(x), *[1] * (x.dim() - 1), device=x.device)
         between = (share * x + (1 - share) * fake).requires_grad_()
         slope = torch.autograd.grad(game.critic(between).sum(), between, create_graph=True)[0]
         cost = hyper.penalty * (slope.flatten(1).norm(2, dim=1) - 1) ** 2
         real = game.critic(x)
         descend(game.critics, game.critic(fake).mean() - real.mean() + cost.mean() + hyper.drift * (real**2).mean())
-        return game.generated(-game.critic(model.generator(torch.randn(len(x), hyper.latent))).mean())
+        return game.generated(-game.critic(drawn(x)).mean())
 
     return step
 
@@ -313,26 +307,28 @@ def stylegan(model: Any, hyper: Any) -> Step:
     """The variant's networks by hand: style mixing, noise, the mean style, the logistic loss with R1."""
     game = Growing(model, hyper)
 
-    def drawn(count: int) -> Tensor:
-        layers = model.generator.layers()
-        first, second = (model.generator.mapping(torch.randn(count, hyper.latent)) for _ in range(2))
+    def drawn(x: Tensor) -> Tensor:
+        layers, count, place = model.generator.layers(), len(x), x.device
+        first, second = (model.generator.mapping(torch.randn(count, hyper.latent, device=place)) for _ in range(2))
         model.mean.copy_(0.995 * model.mean + 0.005 * first.detach().mean(0))
-        at = torch.where(torch.rand(count) < hyper.mixing, torch.randint(1, layers, (count,)), layers)
-        early = (torch.arange(layers) < at[:, None])[:, :, None]
+        alone = torch.rand(count, device=place) >= hyper.mixing
+        at = torch.randint(1, layers, (count,), device=place).masked_fill(alone, layers)
+        early = (torch.arange(layers, device=place) < at[:, None])[:, :, None]
         styles = torch.where(early, first[:, None], second[:, None])
-        return model.generator(styles, torch.randn(count, model.generator.values(model.stage.level)))
+        return model.generator(styles, torch.randn(count, model.generator.values(model.stage.level), device=place))
 
     def step(x: Tensor, progress: float) -> float:
         if progress >= hyper.game:
-            return game.encode(x, progress)
+            game.grown(x, progress)
+            return game.encode(x)
         x = game.grown(x, progress).requires_grad_()
         with torch.no_grad():
-            fake = drawn(len(x))
+            fake = drawn(x)
         real = game.critic(x)
         slope = torch.autograd.grad(real.sum(), x, create_graph=True)[0]
         told = functional.softplus(-real).mean() + functional.softplus(game.critic(fake)).mean()
         descend(game.critics, told + hyper.r1 / 2 * (slope**2).flatten(1).sum(1).mean())
-        return game.generated(functional.softplus(-game.critic(drawn(len(x)))).mean())
+        return game.generated(functional.softplus(-game.critic(drawn(x))).mean())
 
     return step
 

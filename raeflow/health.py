@@ -150,17 +150,9 @@ class Gauge:
         """`modes` of the real rows that drawn ones are compared with."""
         return self.modes(self.x[: self.count])
 
-    @torch.no_grad()
     def drawn(self, model: Variant, count: int | None = None) -> Tensor:
-        """(count, *shape), on the CPU: rows that a model draws in evaluation mode, the same ones each time it is asked."""
-        if not isinstance(model, Generative):
-            raise RaeflowError(f"{type(model).__module__.rpartition('.')[2]} draws no rows, so their health cannot be measured")
-        device = next(model.parameters()).device
-        dice = torch.Generator().manual_seed(self.seed)
-        left = self.count if count is None else count
-        with evaluated(model), torch.autocast(device.type, enabled=False):
-            sizes = [CHUNK] * (left // CHUNK) + [left % CHUNK] * (left % CHUNK > 0)
-            return torch.cat([model.sample(size, dice).float().cpu() for size in sizes])
+        """(count, *shape), on the CPU: rows that a model draws, the same ones each time it is asked."""
+        return drawn(model, self.count if count is None else count, self.seed)
 
     def __call__(self, model: Variant, count: int | None = None) -> dict[str, float]:
         """Health of a model as it stands.
@@ -241,6 +233,21 @@ class evaluated:  # noqa: N801 - read as a word, as torch.no_grad is
     def __exit__(self, *_: object) -> None:
         for module, mode in self.modes.items():
             module.training = mode
+
+
+@torch.no_grad()
+def drawn(model: Variant, count: int, seed: int = 0) -> Tensor:
+    """(count, *shape), on the CPU, scaled: rows that a model draws in evaluation mode, the same ones each time it is asked.
+
+    Raises:
+        RaeflowError: the model cannot draw.
+    """
+    if not isinstance(model, Generative):
+        raise RaeflowError(f"{type(model).__module__.rpartition('.')[2]} draws no rows, so their health cannot be measured")
+    device, dice = next(model.parameters()).device, torch.Generator().manual_seed(seed)
+    sizes = [CHUNK] * (count // CHUNK) + [count % CHUNK] * (count % CHUNK > 0)
+    with evaluated(model), torch.autocast(device.type, enabled=False):
+        return torch.cat([model.sample(size, dice).float().cpu() for size in sizes])
 
 
 def real_rows(splits: Splits) -> Rows:

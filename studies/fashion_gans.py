@@ -32,6 +32,7 @@ at full resolution, and their items are coarse. In a sheet of mixed styles the l
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,11 @@ STUDY = Study(
     refit=False,
 )
 """The pipeline makes a detector of the dense GAN; `conclude` plays the four games, which learn no encoder."""
-FULL = STUDY.but(name="fashion_gans_full", training=Training(epochs=50, batch_size=32, patience=None, health=0))
+FULL = STUDY.but(
+    name="fashion_gans_full",
+    search=Search(trials=1, selection="validation_loss", gpus=0.25),
+    training=Training(epochs=50, batch_size=32, patience=None, health=0),
+)
 
 
 def conclude(outcome: Outcome) -> str:
@@ -110,10 +115,11 @@ def conclude(outcome: Outcome) -> str:
     gauge = Gauge(outcome.splits, outcome.study.seed, rows=DRAWN)
     heads = "".join(f"{name.replace('_', ' '):>18}" for name in MEASURES)
     told = [f"{'beside real clothes':22}{heads}{'rows seen':>12}{'seconds':>9}", line("real, held out", held_out(outcome, gauge))]
-    places = []
-    for game, one in sorted(zip(played, done, strict=True), key=lambda pair: -played.index(pair[0])):
+    places, distances = [], {}
+    for game, one in reversed(list(zip(played, done, strict=True))):
         model = one.fitted.model()
         found = gauge(model)
+        distances[game.title] = found["frechet_distance"]
         rows = game.epochs * len(outcome.splits.train)
         outcome.tracker.step(f"clothes {game.title}", {"variant": game.variant, "epochs": game.epochs}, {**found, "seconds": one.seconds})
         told.append(line(game.title, found) + f"{rows:12,}{one.seconds:9.0f}")
@@ -122,15 +128,13 @@ def conclude(outcome: Outcome) -> str:
     stylegan = done[[game.variant for game in played].index("stylegan")].fitted.model()
     with torch.no_grad():
         places += [outcome.picture(name, mixtures(stylegan, at, outcome.study.seed)) for name, at in CROSSOVERS.items()]
-    best = min(told[2:], key=lambda text: float(text[22:40]))[:22].strip()
-    return "\n".join([*told, f"nearest to real clothes: {best}", *(f"picture  {place}" for place in places)])
+    nearest = min(distances, key=lambda title: distances[title])
+    return "\n".join([*told, f"nearest to real clothes: {nearest}", *(f"picture  {place}" for place in places)])
 
 
 def play(outcome: Outcome, played: tuple[Played, ...]) -> list[Done]:
-    """Every game on all training rows, a core (or a quarter of a GPU) each."""
+    """Every game on all training rows, on a core or the study's share of a GPU each."""
     import dataclasses
-
-    import torch
 
     from raeflow import variants
     from raeflow.cluster.many import fit_many
@@ -142,7 +146,11 @@ def play(outcome: Outcome, played: tuple[Played, ...]) -> list[Done]:
         hyper = variants.hyper(game.variant, {**game.hyper, "game": 1.0}, variants.get(game.variant).published(shape))
         training = dataclasses.replace(study.training, epochs=game.epochs)
         tasks.append((Task(game.variant, dataclasses.asdict(hyper), training, study.seed), outcome.splits))
-    return fit_many(tasks, gpus=0.25 if torch.cuda.is_available() else 0)
+
+    def tell(place: int, one: Done) -> None:
+        print(f"{played[place].title}: {one.seconds:.0f} s", file=sys.stderr, flush=True)
+
+    return fit_many(tasks, gpus=study.search.gpus, ended=tell)
 
 
 def held_out(outcome: Outcome, gauge: Gauge) -> dict[str, float]:

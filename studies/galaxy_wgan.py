@@ -37,10 +37,14 @@ if TYPE_CHECKING:
 
     from raeflow.health import Gauge
     from raeflow.pipeline import Outcome
+    from raeflow.training import Fitted
 
 LAMBDA = 10.0
 SHEET, SHEETS = 32, 50
 """Galaxies of a sheet, and sheets over which its kinds are counted."""
+REAL = "real, held out"
+SPANS = 0.8
+"""Share of the coverage of held-out galaxies from which a game is said to span the data."""
 MEASURES = ("frechet_distance", "precision", "recall", "density", "coverage")
 NETWORK: dict[str, Any] = {"backbone": "conv", "kernels": (), "strides": (), "output": "sigmoid", "game": 0.95}
 SMALL: dict[str, Any] = {**NETWORK, "layers": (16, 32, 64, 128), "latent": 64, "decay": 0.5}
@@ -64,44 +68,70 @@ FULL = STUDY.but(
 
 
 def conclude(outcome: Outcome) -> str:
-    """Both games and held-out galaxies beside real ones, and a sheet of each."""
+    """The games and held-out galaxies beside real ones, a sentence for each game, and sheets."""
     import torch
 
     from raeflow.health import Gauge
     from raeflow.report.sheets import sheet
-    from raeflow.stored import load_fitted
 
     splits = outcome.splits
     gauge = Gauge(splits, outcome.study.seed, rows=2048)
     parts = [part for part in (splits.validate, splits.calibrate, splits.test) if part is not None]
     held = torch.cat([splits.scaling(part.x) for part in parts])
-    shown: dict[str, Tensor] = {"real, held out": held[torch.randperm(len(held), generator=torch.Generator().manual_seed(0))]}
-    spent = {"real, held out": ""}
-    for trial in sorted(outcome.trials, key=lambda t: t.number):
-        assert trial.folder is not None, trial.message
-        name = f"{trial.variant}, lambda {LAMBDA:g}" if trial.variant == "wgan_gp" else trial.variant
-        shown[name] = gauge.drawn(load_fitted(Path(trial.folder)).model(), len(held))
-        spent[name] = f"{trial.seconds:.0f} s"
+    shown: dict[str, Tensor] = {REAL: held[torch.randperm(len(held), generator=torch.Generator().manual_seed(0))]}
+    spent = {REAL: ""}
+    for name, (fitted, seconds) in games(outcome).items():
+        shown[name] = gauge.drawn(fitted.model(), len(held))
+        spent[name] = f"{seconds:.0f} s"
 
     heads = "".join(f"{measure.replace('_', ' '):>18}" for measure in MEASURES)
     lines = [f"{'beside real galaxies of train':30}{heads}{f'kinds in {SHEET}':>13}"]
+    covered = {}
     for name, rows in shown.items():
         found = gauge.compared(gauge.features(rows))
         kinds = kinds_in_sheets(gauge, rows)
+        covered[name] = found["coverage"]
         row = "".join(f"{found[m]:18.3f}" for m in MEASURES)
         lines.append(f"{name:30}{row}{kinds:13.2f}{spent[name]:>8}")
         outcome.tracker.step(f"galaxies {name.replace(',', '')}", {"rows": len(rows)}, {**found, "kinds_in_sheet": kinds})
-    claimed = next(name for name in shown if name.startswith("wgan_gp"))
-    first = set(gauge.named(shown[claimed][:SHEET]).tolist())
-    real = kinds_in_sheets(gauge, shown["real, held out"])
     label = torch.cat([part.label for part in parts if part.label is not None])
     right = float((gauge.named(held) == label).double().mean())
-    lines.append(
-        f"the source's sheet of {SHEET} at lambda {LAMBDA:g}: the full spectrum; ours has {len(first)} of {gauge.classes} kinds as the "
-        f"classifier names them ({right:.0%} of held-out galaxies rightly), a sheet of real galaxies {real:.2f} in the mean"
-    )
-    places = [outcome.picture(name.split(",")[0].replace(" ", "_"), sheet(rows[:SHEET], columns=8)) for name, rows in shown.items()]
+    lines += ["", f"kinds as a classifier names them, {right:.0%} of held-out galaxies rightly", *verdict(covered)]
+    slugs = {name: name.replace(",", "").replace(" ", "_") for name in shown}
+    places = [outcome.picture(slugs[name], sheet(rows[:SHEET], columns=8)) for name, rows in shown.items()]
     return "\n".join([*lines, *(f"picture  {place}" for place in places)])
+
+
+def games(outcome: Outcome) -> dict[str, tuple[Fitted, float]]:
+    """Each game and its seconds: those of the study, and the plain one once more at the other's learning rate."""
+    from raeflow.cluster.many import fit_many
+    from raeflow.cluster.train import Task
+    from raeflow.errors import RaeflowError
+    from raeflow.stored import load_fitted
+
+    study, trials = outcome.study, {trial.variant: trial for trial in outcome.trials}
+    for trial in trials.values():
+        if trial.folder is None:
+            raise RaeflowError(f"{study.name}: {trial.variant} cannot be compared: {trial.message}")
+    gp, plain = trials["wgan_gp"], trials["gan"]
+    task = Task("gan", {**plain.hyper, "lr": gp.hyper["lr"]}, study.training, study.seed)
+    (again,) = fit_many([(task, outcome.splits)], gpus=study.search.gpus)
+    return {
+        f"wgan_gp, lambda {LAMBDA:g}": (load_fitted(Path(str(gp.folder))), gp.seconds),
+        f"gan, rate {plain.hyper['lr']:g}": (load_fitted(Path(str(plain.folder))), plain.seconds),
+        f"gan, rate {gp.hyper['lr']:g}": (again.fitted, again.seconds),
+    }
+
+
+def verdict(covered: dict[str, float]) -> list[str]:
+    """For each game, whether it spans the data: its coverage beside that of real galaxies."""
+    told = []
+    for name, coverage in covered.items():
+        if name != REAL:
+            claimed, found = name.startswith("wgan_gp"), coverage >= SPANS * covered[REAL]
+            how = f"covers {coverage / covered[REAL]:.2f} of what held-out galaxies do: {'spans' if found else 'does not span'} the data"
+            told.append(f"{name} {how}, {'as' if claimed == found else 'not as'} the source says")
+    return told
 
 
 def kinds_in_sheets(gauge: Gauge, rows: Tensor) -> float:

@@ -77,6 +77,10 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "wgan_div": ("wgan_div", ROUNDS),
 }
 WASSERSTEIN = ("wgan_gp", "wgan_div")
+NOISE = "noise"
+"""What counts come to by chance: points spread evenly, images of independent pixels."""
+FEW = 0.1
+"""Share of the modes up to which a game is said to repeat a few samples."""
 PLANE_PENALTY = 0.1
 SETS = {"ring": 8, "grid": 25, "stacked MNIST": 1000}
 POINTS, IMAGES, CHUNK = 2_500, 26_000, 1_000
@@ -122,13 +126,14 @@ _QUICK = Budget(
     plane={"layers": (128, 128, 128), "latent": 2, "activation": "relu", "lr": 2e-3, "decay": 1.0, "beta1": 0.5, "beta2": 0.9},
     images={"layers": (16, 32), "kernels": (5, 5), "latent": 64, "output": "sigmoid", "lr": 5e-4, **_ADAM},
 )
-# 100,000 steps of the generator in batches of 256 and the plane's networks as in the code of Gulrajani et al. 2017.
+# 100,000 steps of the generator and the plane's networks as in the code of Gulrajani et al. 2017; 200 rows a step for its 256,
+# so that whole batches fill an epoch.
 _FULL = Budget(
     steps={"ring": 100_000, "grid": 100_000, "stacked MNIST": 100_000},
-    batch={"ring": 256, "grid": 256, "stacked MNIST": 64},
+    batch={"ring": 200, "grid": 200, "stacked MNIST": 64},
     rows=128_000,
     pool=1,
-    plane={"layers": (512, 512, 512), "latent": 2, "activation": "relu", "lr": 1e-4, "decay": 0.0, "beta1": 0.5, "beta2": 0.9},
+    plane={"layers": (512, 512, 512), "latent": 2, "activation": "relu", "lr": 1e-4, "decay": 1.0, "beta1": 0.5, "beta2": 0.9},
     images={"layers": (64, 128, 256), "kernels": (5, 5, 5), "latent": 100, "output": "sigmoid", "lr": 2e-4, **_ADAM},
 )
 
@@ -157,13 +162,16 @@ STUDY = Study(
     hyper={"gan": {**_QUICK.plane, "game": 1.0}},
     refit=False,
 )
-FULL = STUDY.but(name="mode_collapse_full", training=plain(_FULL), hyper={"gan": {**_FULL.plane, "game": 1.0}})
+FULL = STUDY.but(
+    name="mode_collapse_full",
+    search=Search(trials=1, selection="validation_loss", gpus=0.25),
+    training=plain(_FULL),
+    hyper={"gan": {**_FULL.plane, "game": 1.0}},
+)
 
 
 def conclude(outcome: Outcome) -> str:
     """One line for each method on each set, what the numbers say of the claim, and the pictures."""
-    import torch
-
     from raeflow.cluster.many import fit_many
 
     budget = _QUICK if outcome.study.name == STUDY.name else _FULL
@@ -176,9 +184,10 @@ def conclude(outcome: Outcome) -> str:
         kind, method, seed = plan[place]
         print(f"{method} on {kind}, seed {seed}: {one.seconds:.0f} s", file=sys.stderr, flush=True)
 
-    done = fit_many(tasks, gpus=0.25 if torch.cuda.is_available() else 0, ended=tell)
+    done = fit_many(tasks, gpus=outcome.study.search.gpus, ended=tell)
     fitted = dict(zip(plan, (one.fitted for one in done), strict=True))
     counts = {key: counted(one, key[0], rows[key[0]], known) for key, one in fitted.items()}
+    counts |= {(kind, NOISE, seed): counts_of(noise(kind, rows[kind], seed), kind, known) for kind in SETS for seed in SEEDS}
     for (kind, method, seed), count in counts.items():
         outcome.tracker.step(
             f"{kind} {method.replace(', ', ' ')} {seed}", {}, {"modes": count.modes, "kl": count.kl, "good": count.good}, []
@@ -262,27 +271,42 @@ def read(known: torch.nn.Module, splits: Splits) -> str:
 
 def samples(fitted: Fitted, splits: Splits, count: int) -> torch.Tensor:
     """(count, *shape) rows that a trained generator draws, in the data's own units."""
-    import torch
+    from raeflow.health import drawn
 
-    model, dice = fitted.model(), torch.Generator().manual_seed(0)
-    sizes = [CHUNK] * (count // CHUNK) + [count % CHUNK] * (count % CHUNK > 0)
-    with torch.no_grad():
-        scaled = torch.cat([model.sample(size, dice) for size in sizes])  # type: ignore[operator]
-    return splits.scaling.inverse(scaled, scaled)  # type: ignore[no-any-return]
+    return splits.scaling.inverse(drawn(fitted.model(), count))
 
 
 def counted(fitted: Fitted, kind: str, splits: Splits, known: torch.nn.Module) -> Count:
     """Modes, quality and KL of a trained generator's samples."""
+    return counts_of(samples(fitted, splits, IMAGES if kind == "stacked MNIST" else POINTS), kind, known)
+
+
+def counts_of(rows: torch.Tensor, kind: str, known: torch.nn.Module) -> Count:
+    """The same of any rows (N, *shape) in the data's own units."""
     import numpy as np
 
     from raeflow.data.gaussians import MIXTURES
 
     if kind in MIXTURES:
-        counts = MIXTURES[kind].counts(samples(fitted, splits, POINTS).numpy())
-        return Count(int((counts > 0).sum()), float(counts.sum()) / POINTS, kl_to_uniform(counts))
-    drawn = named(known, samples(fitted, splits, IMAGES).clamp(0, 255) / 255)
-    counts = np.bincount(drawn.numpy(), minlength=SETS[kind])
+        counts = MIXTURES[kind].counts(rows.numpy())
+        return Count(int((counts > 0).sum()), float(counts.sum()) / len(rows), kl_to_uniform(counts))
+    counts = np.bincount(named(known, rows.clamp(0, 255) / 255).numpy(), minlength=SETS[kind])
     return Count(int((counts > 0).sum()), float("nan"), kl_to_uniform(counts))
+
+
+def noise(kind: str, splits: Splits, seed: int) -> torch.Tensor:
+    """Rows that know no mode: points even over a square somewhat wider than the centres, pixels each of a real image of its own."""
+    import torch
+
+    from raeflow.data.gaussians import MIXTURES
+
+    dice = torch.Generator().manual_seed(seed)
+    if kind in MIXTURES:
+        reach = 1.1 * float(abs(MIXTURES[kind].centres).max())
+        return reach * (2 * torch.rand(POINTS, 2, generator=dice) - 1)
+    real = next(iter(splits.train.batches(len(splits.train)))).x
+    chosen = torch.randint(len(real), (IMAGES, real[0].numel()), generator=dice)
+    return real.flatten(1).gather(0, chosen).view(IMAGES, *real.shape[1:]).float()
 
 
 def kl_to_uniform(counts: NDArray[Any]) -> float:
@@ -301,7 +325,7 @@ def lines(counts: dict[tuple[str, str, int], Count], seeds: tuple[int, ...] = SE
 
     told = [f"{'set':22}{'method':17}{'modes by seed':>16}{'mean':>8}{'spread':>8}{'high quality':>14}{'KL':>8}{'spread':>8}"]
     for kind, most in SETS.items():
-        for method in METHODS:
+        for method in (*METHODS, NOISE):
             some = [counts[kind, method, seed] for seed in seeds]
             modes, kl, good = (np.array([getattr(one, name) for one in some]) for name in ("modes", "kl", "good"))
             share = "-" if np.isnan(good).all() else f"{good.mean():.1%}"
@@ -327,6 +351,12 @@ def verdict(counts: dict[tuple[str, str, int], Count], seeds: tuple[int, ...] = 
         above = [f"{o} covers more modes than {w}" for o in others for w in WASSERSTEIN if modes[o] > modes[w]]
         above += [f"{o} has a lower KL than {w}" for o in others for w in WASSERSTEIN if kl[o] < kl[w]]
         told.append(f"{kind}: the claimed ordering " + ("holds, by modes and by KL" if not above else f"does not hold: {'; '.join(above)}"))
+        few = "repeats a few samples, as the source says" if modes["gan"] <= FEW * most else "does not repeat a few samples here"
+        told.append(f"{kind}: the plain game covers {modes['gan']:.1f} modes in the mean: it {few}")
+        good = {m: float(np.mean([counts[kind, m, seed].good for seed in seeds])) for m in METHODS}
+        better = [f"{o} than {w}" for o in others for w in WASSERSTEIN if good[o] > good[w]]
+        if better:
+            told.append(f"{kind}: more points of high quality has {', '.join(better)}")
     return told
 
 

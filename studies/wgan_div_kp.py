@@ -69,12 +69,10 @@ class Budget:
     """Trials of the search over lambda."""
     seeds: int
     """New trainings of each choice that is compared."""
-    drawn: int
-    """Rows drawn, and real rows, that they are judged by."""
 
 
-SMALL = Budget(penalties=6, seeds=3, drawn=2048)
-LARGE = Budget(penalties=40, seeds=8, drawn=8192)
+SMALL = Budget(penalties=6, seeds=3)
+LARGE = Budget(penalties=40, seeds=8)
 
 STUDY = Study(
     name="wgan_div_kp",
@@ -144,6 +142,7 @@ def again(outcome: Outcome, best: dict[str, dict[str, Any]], budget: Budget) -> 
     from raeflow.cluster.many import fit_many
     from raeflow.cluster.train import Task
     from raeflow.health import Gauge
+    from raeflow.selection import DRAWN
 
     study = outcome.study
     chosen = {}
@@ -154,8 +153,8 @@ def again(outcome: Outcome, best: dict[str, dict[str, Any]], budget: Budget) -> 
     training = dataclasses.replace(study.training, health=0)
     tasks = [(Task(key[0], hyper, training, seed), outcome.splits) for key, hyper in chosen.items() for seed in seeds]
     done = fit_many(tasks, gpus=study.search.gpus, ended=lambda place, _: told(f"trained again {place + 1}/{len(tasks)}"))
-    gauge = Gauge(outcome.splits, study.seed, rows=budget.drawn)
-    healths = [gauge(one.fitted.model(), budget.drawn) for one in done]
+    gauge = Gauge(outcome.splits, study.seed)  # as the trials were judged
+    healths = [gauge(one.fitted.model(), DRAWN) for one in done]
     found = {key: healths[place * len(seeds) : (place + 1) * len(seeds)] for place, key in enumerate(chosen)}
     for (variant, name), values in found.items():
         metrics = {key: mean([health[key] for health in values]) for key in values[0]}
@@ -170,7 +169,7 @@ def verdict(variant: str, source: list[float], other: list[float], ranked: Seque
     if abs(behind) <= 2 * noise:
         how = "not told apart from the best found: the claim stands, and so would others"
     else:
-        how = "worse than the best found: the claim does not hold here" if behind > 0 else "better than all that was found: the claim holds"
+        how = "worse than the best found: the claim does not hold here" if behind > 0 else "better than the best other: the claim holds"
     trials = deviation([-t.value for t in ranked if t.value is not None])
     seeds = math.sqrt((deviation(source) ** 2 + deviation(other) ** 2) / 2)
     values = said(CLAIMED[variant], variant)

@@ -48,11 +48,15 @@ class Scaling(nn.Module):
             return (x - shift) / scale
         return (x - self.shift) / self.scale
 
-    def inverse(self, scaled: Tensor, like: Tensor) -> Tensor:
-        """Scaled rows in the data's own units; `like` are the raw rows, whose moments `signal` needs."""
+    def inverse(self, scaled: Tensor, like: Tensor | None = None) -> Tensor:
+        """Scaled rows in the data's own units; `like` are the raw rows, whose moments `signal` needs and no other mode."""
         if self.mode == "none":
             return scaled
-        shift, scale = self._own(like.to(torch.float32)) if self.mode == "signal" else (self.shift, self.scale)
+        if self.mode != "signal":
+            return scaled * self.scale + self.shift
+        if like is None:
+            raise RaeflowError("rows under scaling='signal' have units of their own only beside the raw rows: pass like=...")
+        shift, scale = self._own(like.to(torch.float32))
         return scaled * scale + shift
 
     @staticmethod

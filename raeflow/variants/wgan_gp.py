@@ -5,8 +5,8 @@ is izi_f of Schlegl et al. 2019 (see `_adversarial.py`).
 
 The paper draws new real rows for each of the critic's steps; here a call of `turns` brings one batch, so
 the critic takes its steps on those real rows with new codes and new points on the lines between real and
-generated rows each time. The generator then moves once a batch, which small tables need, and no count has
-to be carried from batch to batch.
+generated rows each time, or, with `fresh_rows`, each on a share of its own. The generator then moves once a
+batch, which small tables need, and no count has to be carried from batch to batch.
 
 Shapes: B rows of a batch, Z codes; x_B* is (B, F), (B, C, L) or (B, C, H, W).
 """
