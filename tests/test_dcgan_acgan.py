@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -237,10 +238,15 @@ def test_rows_of_unknown_class_count_in_the_source_loss_alone() -> None:
 
 def test_replay_shows_earlier_rows_to_the_source_alone() -> None:
     model, x, label = conditional(replay=8), torch.rand(4, *SHAPE), torch.tensor([0, 1, 2, 0])
-    fake = torch.rand(4, *SHAPE)
-    seen = model.unmasked(batch(x), fake, label)  # the buffer is empty: all are new
-    torch.testing.assert_close(seen, model.loss(fake, label, 0.0))
+    earlier, fake = torch.rand(2, 4, *SHAPE)
+    seen = model.unmasked(batch(x), earlier, label)  # the buffer is empty: all are new
+    torch.testing.assert_close(seen, model.loss(earlier, label, 0.0))
     assert int(model.get_buffer("kept")) == 4
+    shown = copy.deepcopy(model).mixed(batch(x, seed=3), fake)
+    replayed = [any(torch.equal(row, old) for old in earlier) for row in shown]
+    assert 0 < sum(replayed) < 4, "some rows of each"
+    named = model.hyper.class_weight * model.misnamed(model.features(fake), label)
+    torch.testing.assert_close(model.unmasked(batch(x, seed=3), fake, label), model.told_apart(shown, 0.0) + named)
 
 
 def test_a_code_is_noise_and_the_chance_of_each_class() -> None:
