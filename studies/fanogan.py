@@ -12,15 +12,15 @@ sources' learning rates. The full form has the sources' rates and critic steps, 
     raeflow study fanogan
     raeflow study fanogan --full
 
-Measured on 2 cores that other runs shared: 17 min 50 s, one seed; on 5,000 test rows of each set,
+Measured on 2 cores: 14 min 22 s, one seed; on 5,000 test rows of each set, the same for all methods,
 
     mean AUROC     gan   wgan_gp  wgan_div  autoencoder  denoising     vae
-    MNIST       0.8685    0.9396    0.9279       0.9490     0.9520  0.9461
-    Fashion     0.8883    0.9086    0.9065       0.8993     0.8810  0.9076
+    MNIST       0.8917    0.9514    0.9411       0.9564     0.9597  0.9571
+    Fashion     0.8891    0.9108    0.9084       0.9020     0.8834  0.9104
 
-and 0.9184 on all 10,000 test digits for the 2 alone, through the whole pipeline. wgan_gp comes within 0.013 of the best
-autoencoder on MNIST and is ahead of all three on Fashion-MNIST; the plain game is behind on both, most on the digit 8 (0.626
-beside wgan_gp's 0.839).
+and 0.9184 on all 10,000 test digits for the 2 alone, through the whole pipeline. wgan_gp comes within 0.009 of the best
+autoencoder on MNIST and is level with the best on Fashion-MNIST; the plain game is behind it on both, most on the digit 8 (0.687
+beside wgan_gp's 0.875).
 """
 
 from __future__ import annotations
