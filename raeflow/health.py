@@ -28,7 +28,7 @@ from raeflow.errors import RaeflowError
 from raeflow.study import Training
 from raeflow.training import Diverged, fit
 from raeflow.variants._adversarial import Adversarial
-from raeflow.variants._contract import Generative, Variant
+from raeflow.variants._contract import UNKNOWN, Generative, Variant
 
 LEARNED, VALUES = 4096, 1 << 24
 """Real rows that the feature network learns from, and values of them all, at most."""
@@ -92,15 +92,17 @@ class Gauge:
     def classes(self) -> int:
         """Classes of the real rows; 0 where they have none, or all the same, or labels that count something else."""
         label = self.known.label
-        if label is None:
+        if label is None or int(label.min()) < UNKNOWN:
             return 0
-        low, high = int(label.min()), int(label.max())
-        return high + 1 if 0 <= low < high < MOST_CLASSES else 0
+        label = label[label != UNKNOWN]
+        low, high = (int(label.min()), int(label.max())) if len(label) else (0, 0)
+        return high + 1 if low < high < MOST_CLASSES else 0
 
     @cached_property
     def network(self) -> Any:
         """The feature network: a classifier or an autoencoder; None where rows are their own features."""
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        cuda = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+        with torch.random.fork_rng(devices=cuda), torch.enable_grad():
             return self._learned()
 
     def _learned(self) -> Any:
@@ -112,13 +114,14 @@ class Gauge:
         if self.classes and known.label is not None:
             start = variants.build("autoencoder", self.shape, hyper)
             network = pretrain.Classifier(start, self.shape, self.classes)
-            pretrain.fit_classifier(network, self.x, known.label, epochs=epochs, batch_size=size, seed=self.seed)
+            x, label = self.x[known.label != UNKNOWN], known.label[known.label != UNKNOWN]
+            pretrain.fit_classifier(network, x, label, epochs=epochs, batch_size=min(size, len(x)), seed=self.seed)
             return network
         if math.prod(self.shape) <= OWN:
             return None
         training = Training(epochs=epochs, batch_size=size, patience=None, device="cpu")
         few = dataclasses.replace(self.splits.for_search(), train=known, validate=known.take(slice(0, CHUNK)), labelled=None)
-        return fit("autoencoder", hyper, few, training, self.seed).model()
+        return fit("autoencoder", hyper, few, training, self.seed, alone=True).model()  # rank 0 measures, the others wait
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:

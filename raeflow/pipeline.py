@@ -266,6 +266,8 @@ def with_classes(study: Study, splits: Splits) -> Study:
     """
     from raeflow import variants
     from raeflow.data.rows import Rows
+    from raeflow.health import MOST_CLASSES
+    from raeflow.variants._contract import UNKNOWN
 
     resident = isinstance(splits.train, Rows)
     label = splits.train.label if isinstance(splits.train, Rows) else splits.validate.label
@@ -276,6 +278,14 @@ def with_classes(study: Study, splits: Splits) -> Study:
         if not hasattr(variants.get(name).Hyper, "classes"):
             continue
         asked = fixed.get("classes")
+        if label is not None and asked != 0:
+            low = int(label.min())
+            if low < UNKNOWN or known > MOST_CLASSES:
+                wrong = low if low < UNKNOWN else known - 1
+                raise RaeflowError(
+                    f"{name}: label {wrong} is no class (0 to {MOST_CLASSES - 1}, or {UNKNOWN} where it is unknown); "
+                    f"name a column of classes in Data(label=...), or set classes=0"
+                )
         if asked is None and known > 0 and resident:
             hyper[name] = {**fixed, "classes": known}
         if asked is not None and asked > 1 and label is None:

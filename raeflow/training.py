@@ -72,12 +72,20 @@ class Run:
     """One training run: model, optimisers, noise and position; what a checkpoint holds."""
 
     def __init__(
-        self, variant: str, hyper: dict[str, Any], splits: Splits, training: Training, seed: int = 0, gauge: Gauge | None = None
+        self,
+        variant: str,
+        hyper: dict[str, Any],
+        splits: Splits,
+        training: Training,
+        seed: int = 0,
+        gauge: Gauge | None = None,
+        alone: bool = False,
     ) -> None:
-        """`gauge` measures a game `Training.health` times while it lasts; None measures nothing."""
+        """`gauge` measures a game `Training.health` times while it lasts; None measures nothing. `alone` trains in this
+        process by itself even where it is one of several workers."""
         self.variant, self.hyper, self.splits, self.training, self.seed = variant, hyper, splits, training, seed
         self.gauge = gauge
-        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() and not alone else (0, 1)
         self.device = resolve_device(training.device)
         self.size = check_batch(splits.train, training.batch_size, self.world)
         torch.manual_seed(seed)  # the same weights on every worker
@@ -252,9 +260,18 @@ class Diverged(RaeflowError):  # noqa: N818 - it says what happened
     """A loss became NaN or infinite."""
 
 
-def fit(variant: str, hyper: dict[str, Any], splits: Splits, training: Training, seed: int = 0, gauge: Gauge | None = None) -> Fitted:
-    """Train one variant to the end in this process; `splits` give rows, shape and scaling, `gauge` the health of a game."""
-    run = Run(variant, hyper, splits, training, seed, gauge)
+def fit(
+    variant: str,
+    hyper: dict[str, Any],
+    splits: Splits,
+    training: Training,
+    seed: int = 0,
+    gauge: Gauge | None = None,
+    alone: bool = False,
+) -> Fitted:
+    """Train one variant to the end in this process; `splits` give rows, shape and scaling, `gauge` the health of a game,
+    and `alone` says that no other worker takes part."""
+    run = Run(variant, hyper, splits, training, seed, gauge, alone)
     for _ in run.epochs():
         pass
     return run.fitted()

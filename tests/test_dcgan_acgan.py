@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.multiprocessing import spawn
+from torch.nn import functional
 
 from raeflow import Data, Study, Training, pipeline, variants
 from raeflow.data.rows import Rows, RowSpec, Splits
@@ -275,6 +276,24 @@ def test_samples_are_of_the_class_that_is_asked() -> None:
     for row, kind in enumerate([2, 0, 1, 2]):
         torch.testing.assert_close(mixed[row], drawn(kind)[row])
     assert drawn(None).shape == (4, *SHAPE) and model.sample(2).shape == (2, *SHAPE)
+    assert torch.equal(drawn(torch.tensor([2, 0, 1, 2], dtype=torch.int32)), mixed)
+    for wrong in (torch.tensor([0, 1]), 1.0, torch.tensor([0.0, 1, 2, 2]), torch.zeros(4, 1, dtype=torch.long)):
+        with pytest.raises(RaeflowError, match=r"sample\(4, label=...\) takes one class or 4 of them"):
+            drawn(wrong)
+
+
+def test_classes_are_drawn_in_the_shares_of_the_rows_of_the_game() -> None:
+    model, label = conditional(), torch.tensor([1, 1, 1, 0, 1, -1, 1, 1])
+    assert model.shares().tolist() == pytest.approx([1 / 3] * 3)
+    for _ in model.turns(batch(torch.rand(8, *SHAPE), label), 0.0):
+        pass
+    assert model.get_buffer("counts").tolist() == [1, 6, 0]
+    _, asked = model.asked(batch(torch.rand(4000, *SHAPE)), torch.full((4000,), -1))
+    assert asked.bincount(minlength=3).div(4000).tolist() == pytest.approx([1 / 7, 6 / 7, 0], abs=0.02)
+    named: list[Tensor] = []
+    model.joined = lambda z, label: (named.append(label), torch.cat([z, functional.one_hot(label, 3)], 1))[1]  # type: ignore[method-assign,func-returns-value]
+    model.eval().sample(4000, torch.Generator().manual_seed(0))
+    assert named[0].bincount(minlength=3).div(4000).tolist() == pytest.approx([1 / 7, 6 / 7, 0], abs=0.02)
 
 
 def test_without_classes_it_plays_the_game_of_dcgan() -> None:
@@ -423,6 +442,11 @@ def test_a_study_takes_the_classes_from_its_labels() -> None:
     three = dataclasses.replace(rows, train=Rows(rows.validate.x, label=torch.arange(len(rows.validate)) % 3))
     with pytest.raises(RaeflowError, match="acgan with classes=2: the rows have label 2"):
         hyper(three, classes=2)
+    for label, wrong in ((-2, -2), (10**9, 10**9)):
+        ids = dataclasses.replace(rows, train=Rows(rows.validate.x, label=torch.full((len(rows.validate),), label)))
+        with pytest.raises(RaeflowError, match=f"acgan: label {wrong} is no class"):
+            hyper(ids)
+        assert hyper(ids, classes=0) == {"classes": 0}
 
 
 def test_classes_without_labels_are_refused_before_anything_is_written(tmp_path: Path) -> None:

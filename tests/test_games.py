@@ -170,3 +170,25 @@ def test_the_shares_of_two_workers_are_those_of_one() -> None:
         assert torch.equal(share.label, torch.cat([each.label for each in shares]))
     assert sorted(torch.cat([share.label for share in one]).tolist()) == list(range(12))
     assert [len(share.x) for share in model.rounds(Batch(x[:2]))] == [2, 2, 2]  # too few to share
+    with pytest.raises(RaeflowError, match=r"brings 8 rows to each of 2 workers.*a multiple of 6 as Training\(batch_size"):
+        model.rounds(Batch(x[:8], world=2))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"critic_steps": 2.5}, "critic_steps=2.5: .* whole number"),
+        ({"fresh_rows": "no"}, "fresh_rows='no'"),
+        ({"latent": True}, "latent=True"),
+    ],
+)
+def test_fields_of_the_wrong_kind_are_refused(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(RaeflowError, match=said):
+        variants.hyper("wgan_gp", values)
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_no_rows_cannot_be_drawn(name: str) -> None:
+    model = variants.get(name).Model((4,), variants.get(name).published((4,))).eval()
+    with pytest.raises(RaeflowError, match=r"sample\(0\)"):
+        model.sample(0)

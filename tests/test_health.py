@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torch.multiprocessing import spawn
 
 from raeflow import variants
 from raeflow.data.rows import Rows, RowSpec, Splits
@@ -21,6 +25,7 @@ from raeflow.metrics import frechet_distance, manifold
 from raeflow.selection import judge
 from raeflow.study import Data, Search, Study, Training
 from raeflow.training import Diverged, Run, evaluations
+from raeflow.variants._contract import Batch
 
 PLAN = Training(epochs=6, batch_size=32, patience=None, device="cpu")
 
@@ -40,7 +45,7 @@ def digits(labels: bool = True, count: int = 600) -> Splits:
 
 
 class Draws(nn.Module):
-    """Draws real rows again, those that `keep` lets through, with a little noise."""
+    """Draws real rows again with a little noise."""
 
     def __init__(self, x: Tensor, noise: float = 0.02) -> None:
         super().__init__()
@@ -69,6 +74,13 @@ def test_rows_of_one_law_have_the_density_and_coverage_that_naeem_says() -> None
     coverage = 1 - math.prod((len(real) - i) / (len(drawn) + len(real) - i) for i in range(1, k + 1))
     assert found["coverage"] == pytest.approx(coverage, abs=0.02)
     assert found["density"] == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("offset", [100.0, 1000.0])
+def test_features_far_from_the_origin_are_measured_as_those_around_it(offset: float) -> None:
+    real, drawn = (0.1 * torch.randn(500, 8, generator=dice(seed)) for seed in (0, 1))
+    here, there = manifold(real, drawn), manifold(real + offset, drawn + offset)
+    assert all(there[name] == pytest.approx(here[name], abs=0.02) for name in here)
 
 
 def test_precision_and_recall_by_hand() -> None:
@@ -203,6 +215,54 @@ def test_a_worker_that_cannot_measure_leaves_none_waiting(rank: int, monkeypatch
     with pytest.raises(Diverged, match="features are not finite"):
         run._health()
     assert heard == [None if rank else "features are not finite"]
+
+
+def _work(rank: int, world: int, folder: str) -> None:
+    """One of two workers: a game on rows without classes, measured by a network that one of them trains; then a bad row of one."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    splits = digits(labels=False)
+    plan = dataclasses.replace(PLAN, epochs=1, health=1)
+    hyper = {**vars(variants.get("gan").published((1, 8, 8))), "layers": (8,), "kernels": (), "game": 1.0, "output": "sigmoid"}
+    run = Run("gan", hyper, splits, plan, 0, gauge_of(splits, plan, 0))
+    told = [dict(epoch.health) for epoch in run.epochs()]
+    bad = Batch(torch.full((4, 1, 8, 8), 1.0 + rank), world=world)
+    try:
+        next(run.model.turns(bad, 0.0))
+    except RaeflowError as error:
+        told.append({"said": str(error)})
+    Path(folder, f"{rank}.json").write_text(json.dumps(told))
+    dist.destroy_process_group()
+
+
+def test_two_workers_measure_rows_without_classes_and_refuse_as_one(tmp_path: Path) -> None:
+    spawn(_work, (2, str(tmp_path)), nprocs=2)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert first[0]["frechet_distance"] > 0
+    assert "spans 1 to 2" in first[1]["said"]
+
+
+def test_rows_of_unknown_class_are_left_out_of_the_classes() -> None:
+    splits = digits()
+    known = splits.train
+    assert isinstance(known, Rows) and known.label is not None
+    some = dataclasses.replace(splits, train=Rows(known.x, label=torch.where(torch.arange(500) < 100, -1, known.label)))
+    gauge = Gauge(some)
+    assert gauge.classes == 10
+    assert gauge.modes(gauge.x) == 10
+    none = Rows(known.x, label=torch.full((500,), -1))
+    assert Gauge(dataclasses.replace(splits, train=none)).classes == 0
+    assert Gauge(dataclasses.replace(splits, train=Rows(known.x, label=known.label - 2))).classes == 0
+
+
+@pytest.mark.parametrize("variant", ["progressive", "stylegan"])
+def test_growing_games_are_compared_by_what_they_draw_once_they_have_grown(variant: str) -> None:
+    for growth in (1.0, 0.5):
+        hyper = {"layers": (4, 8), "latent": 4, "game": 0.8, "growth": growth}
+        assert variants.build(variant, (1, 8, 8), hyper).drawn_from == 0.8 * growth
+        assert variants.build(variant, (6,), {**hyper, "layers": (8,)}).drawn_from == 0.0
+    assert variants.build("gan", (1, 8, 8), {}).drawn_from == 0.0
 
 
 def record(epoch: int, collapsed: float) -> dict[str, Any]:

@@ -86,6 +86,12 @@ class Layers:
             if not getattr(self, name) >= least:
                 raise RaeflowError(f"{name}={getattr(self, name)!r}: {name} must be at least {least}")
 
+    def whole(self, *names: str) -> None:
+        """Refuse fields that are no whole numbers."""
+        for name in names:
+            if not isinstance(getattr(self, name), int) or isinstance(getattr(self, name), bool):
+                raise RaeflowError(f"{name}={getattr(self, name)!r}: {name} must be a whole number")
+
     def above(self, bound: float, *names: str) -> None:
         """Refuse fields that are not greater than `bound`."""
         for name in names:

@@ -11,6 +11,7 @@ import ray
 
 from raeflow.cluster import session
 from raeflow.cluster.train import Task, reserved
+from raeflow.cluster.trial import FAILURES, brief
 from raeflow.data.rows import Splits
 from raeflow.errors import RaeflowError
 from raeflow.health import gauge_of
@@ -76,6 +77,6 @@ def _fit(task: Task, splits: Splits) -> Done | str:
     start = time.perf_counter()
     try:
         fitted = fit(task.variant, task.hyper, splits, task.training, task.seed, gauge_of(splits, task.training, task.seed))
-    except RaeflowError as error:
-        return str(error)
+    except FAILURES as error:
+        return brief(error)
     return Done(fitted, time.perf_counter() - start)

@@ -131,7 +131,7 @@ def reports(
     try:
         run = Run(variant, hyper, splits, plan.training, plan.seed + number, gauge)
         generation = plan.selection == "generation"  # a game can be judged by what it draws before its encoder learns
-        rungs = rung_epochs(plan.training.epochs, 0.0 if generation else run.model.settled_from)
+        rungs = rung_epochs(plan.training.epochs, run.model.drawn_from if generation else run.model.settled_from)
         planned = len(evaluations(plan.training, run.model.game_share))
         for epoch in run.epochs():
             why = collapse(run.history, planned) if epoch.health and plan.stop_collapsed else None

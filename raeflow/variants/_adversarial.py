@@ -41,7 +41,7 @@ class Game(Layers):
     """Whether each step of the critic looks at rows of its own, a share of the batch, as in the papers; else each looks at
     the whole batch. For the papers' rows a step the batch is `critic_steps` times theirs."""
     lr: float = 2e-4
-    """Adam's learning rate of critic and generator, 1e-5 to 1e-3."""
+    """Adam's learning rate of critic and generator, 1e-5 to 2e-3."""
     beta1: float = 0.5
     """Adam's decay of the mean gradient of critic and generator, 0 to 0.9."""
     beta2: float = 0.999
@@ -60,6 +60,9 @@ class Game(Layers):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.at_least(1, "latent", "critic_steps")
+        self.whole("latent", "critic_steps")
+        if not isinstance(self.fresh_rows, bool):
+            raise RaeflowError(f"fresh_rows={self.fresh_rows!r}: fresh_rows is True or False")
         self.one_of("output", self.outputs)
         self.at_least(0, "beta1", "beta2", "kappa", "decay")
         self.above(0, "lr", "encoder_lr", "game")
@@ -118,7 +121,7 @@ class Adversarial(Variant, Generic[H]):
     def turns(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:
         """The game's turns; after it, one of the encoder."""
         if self.hyper.output != "identity":
-            _layers.check_unit(batch.x, progress, f"{self.player} with a {self.hyper.output} output", "output='identity'")
+            _layers.check_unit(batch, progress, f"{self.player} with a {self.hyper.output} output", "output='identity'")
         if progress >= self.hyper.game:
             for frozen in (self.features, self.critic, self.generator):
                 frozen.eval()  # what they know of a batch's statistics stays as the game left it
@@ -136,12 +139,17 @@ class Adversarial(Variant, Generic[H]):
     def rounds(self, batch: Batch) -> list[Batch]:
         """What each step of the critic looks at; the generator's step draws as many rows as the last.
 
-        A batch of fewer rows than steps cannot be shared.
+        One process shows a batch of fewer rows than steps whole. Several workers must be able to share theirs evenly.
         """
-        steps = self.hyper.critic_steps
-        if not self.hyper.fresh_rows or len(batch.x) < steps:
+        steps, rows = self.hyper.critic_steps, len(batch.x)
+        if self.hyper.fresh_rows and batch.world > 1 and rows % steps:
+            raise RaeflowError(
+                f"critic_steps={steps} with fresh_rows: a batch brings {rows} rows to each of {batch.world} workers, which these "
+                f"steps cannot share evenly; choose a multiple of {steps * batch.world} as Training(batch_size=...)"
+            )
+        if not self.hyper.fresh_rows or rows < steps:
             return [batch] * steps
-        # Every steps-th row, so that a share is the same whether one worker or several hold the batch.
+        # Every steps-th row of an even number: the same share whether one worker or several hold the batch.
         return [batch.part(slice(first, None, steps)) for first in range(steps)]
 
     def drawn(self, batch: Batch) -> Tensor:
@@ -232,10 +240,11 @@ def published_layers(shape: Shape) -> dict[str, Any]:
     }
 
 
-def suggest(trial: Any, shape: Shape) -> dict[str, Any]:
-    """The part of a search space that all games share: latent size, network, kappa and learning rates."""
+def suggest(trial: Any, shape: Shape, dense: bool = True) -> dict[str, Any]:
+    """The part of a search space that all games share: latent size, network (a dense one too, unless not `dense`), kappa and
+    learning rates."""
     return {
-        **_layers.suggest_layers(trial, shape),
+        **_layers.suggest_layers(trial, shape, dense=dense),
         "activation": trial.suggest_categorical("activation", ["leaky_relu", "elu", "tanh"]),
         "kappa": trial.suggest_float("kappa", 0.0, 2.0),
         "lr": trial.suggest_float("lr", 1e-4, 2e-3, log=True),

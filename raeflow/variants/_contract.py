@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 Shape = tuple[int, ...]
+UNKNOWN = -1
+"""Label of a row whose class nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class Variant(nn.Module, ABC):
     settled_from: float = 0.0
     """Progress from which validation losses can be compared: before it nobody stops or selects by them
     (a GAN's encoder, say, only starts when the game is over)."""
+    drawn_from: float = 0.0
+    """The same for the rows that it draws, where they are what a search compares (a game that grows draws coarse ones at first)."""
     overcomplete: bool = False
     """Whether something other than a narrow code keeps the published model from copying its rows (noise, sparsity, masks)."""
 

@@ -46,7 +46,7 @@ class Growing(_adversarial.Game):
     `pooling`, `upsampling` and `feature_activation` shape the encoder alone."""
 
     lr: float = 1e-3
-    """Adam's learning rate of critic and generator, 1e-4 to 2e-3; 1e-3 in the paper."""
+    """Adam's learning rate of critic and generator, 1e-4 to 3e-3; 1e-3 in the paper."""
     beta1: float = 0.0
     """Adam's decay of the mean gradient of critic and generator, 0 to 0.9; 0 in the paper."""
     beta2: float = 0.99
@@ -212,6 +212,7 @@ class Model(_adversarial.Adversarial[H]):
         self.ladder = Ladder.of(self.shape, self.hyper)
         self.stage = self.ladder.stage(0.0)
         self.whole = len(self.ladder.sizes) == 1
+        self.drawn_from = 0.0 if self.ladder.table else self.hyper.game * self.hyper.growth
         self.features = Trunk(self.ladder, self.stage, smooth_shrink if self.smooth else shrink)
         self.critic = head(self.ladder)
         self.generator = self.grower()

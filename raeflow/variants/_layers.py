@@ -10,10 +10,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from raeflow.backbones import Backbone
 from raeflow.errors import RaeflowError
+from raeflow.variants._contract import Batch
 
 
 def encoder(net: Backbone, codes: int) -> nn.Sequential:
@@ -55,11 +57,19 @@ def adam(parameters: Iterable[Tensor], lr: float, betas: tuple[float, float] = (
     return torch.optim.Adam(owned, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused)
 
 
-def check_unit(x: Tensor, progress: float, what: str, instead: str) -> None:
+def bounds(values: Tensor, world: int) -> tuple[float, float]:
+    """Least and greatest of all workers' values: a refusal must be everybody's, or the others would wait for ever."""
+    found = torch.stack([-values.min(), values.max()])
+    if world > 1:
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+    return -float(found[0]), float(found[1])
+
+
+def check_unit(batch: Batch, progress: float, what: str, instead: str) -> None:
     """Refuse rows outside 0-1 in the first step of a training, where the objective is defined on 0-1 alone."""
     if progress > 0:
         return
-    low, high = float(x.min()), float(x.max())
+    low, high = bounds(batch.x, batch.world)
     if low < 0 or high > 1:
         raise RaeflowError(
             f"{what} needs rows scaled to 0-1, but the first batch spans {low:.4g} to {high:.4g}; choose {instead} or Data(scaling='unit')"
@@ -78,11 +88,15 @@ def below_size(latent: int, shape: tuple[int, ...]) -> int:
 
 def prior(model: nn.Module, count: int, latent: int, generator: torch.Generator | None) -> Tensor:
     """(count, latent) standard normal codes on the model's device, drawn where the generator lives."""
+    if count < 1:
+        raise RaeflowError(f"sample({count}): at least one row is drawn")
     device = next(model.parameters()).device
     return torch.randn(count, latent, generator=generator, device=generator.device if generator else device).to(device)
 
 
-def suggest_layers(trial: Any, shape: tuple[int, ...], latent: tuple[int, int] | None = None, overcomplete: bool = False) -> dict[str, Any]:
+def suggest_layers(
+    trial: Any, shape: tuple[int, ...], latent: tuple[int, int] | None = None, overcomplete: bool = False, dense: bool = True
+) -> dict[str, Any]:
     """The part of a search space that describes the network: latent for all, the rest as the backbone needs it.
 
     Args:
@@ -90,12 +104,13 @@ def suggest_layers(trial: Any, shape: tuple[int, ...], latent: tuple[int, int] |
         shape: of a row.
         latent: bounds of the code; None takes 1 to F - 1 (at most 64) for tables, 2 to 64 otherwise.
         overcomplete: whether the code may be as large as the row, or larger.
+        dense: whether dense layers are a choice for signals and images; tables have no other.
     """
     size = math.prod(shape)
     low, high = latent or ((1, 64) if len(shape) == 1 else (2, 64))
     high = high if overcomplete else max(1, min(high, size - 1))
     found: dict[str, Any] = {"latent": trial.suggest_int("latent", min(low, high), high, log=True)}
-    kind = "mlp" if len(shape) == 1 else trial.suggest_categorical("backbone", ["conv", "mlp"])
+    kind = "mlp" if len(shape) == 1 else trial.suggest_categorical("backbone", ["conv", "mlp"]) if dense else "conv"
     if kind == "mlp":
         found["width"] = trial.suggest_int("width", 32, 512, log=True)
     else:

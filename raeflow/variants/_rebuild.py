@@ -80,7 +80,7 @@ class Rebuilder(Variant, Generic[H]):
     def check(self, batch: Batch, progress: float) -> None:
         """Refuse rows that the last non-linearity cannot rebuild, in the first step."""
         if self.output == "sigmoid":
-            _layers.check_unit(batch.x, progress, f"{self.player} with a sigmoid output", "output='identity' and loss='mse'")
+            _layers.check_unit(batch, progress, f"{self.player} with a sigmoid output", "output='identity' and loss='mse'")
 
     def misfit(self, logits: Tensor, x: Tensor) -> Tensor:
         """The reconstruction loss, mean over batch and row, of the decoder's linear output."""

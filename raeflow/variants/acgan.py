@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
@@ -31,10 +32,7 @@ from torch.optim import Optimizer
 from raeflow.backbones import Backbone
 from raeflow.errors import RaeflowError
 from raeflow.variants import _layers, dcgan
-from raeflow.variants._contract import Batch, Shape
-
-UNKNOWN = -1
-"""Label of a row whose class nobody knows."""
+from raeflow.variants._contract import UNKNOWN, Batch, Shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +50,7 @@ class Hyper(dcgan.Hyper):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.at_least(0, "classes", "class_weight", "named_fakes")
+        self.whole("classes")
 
 
 def published(shape: Shape) -> Hyper:
@@ -76,6 +75,7 @@ class Model(dcgan.Model):
         if self.classes:
             self.head = nn.Linear(net.features, self.classes)
             self.head.apply(dcgan.small)
+            self.register_buffer("counts", torch.zeros(self.classes))  # real rows of each class that the game has seen
 
     @property
     def classes(self) -> int:
@@ -106,6 +106,7 @@ class Model(dcgan.Model):
             return
         for part in self.rounds(batch):
             label_B = self.known(part, progress)
+            self.count(label_B, part.world)
             with torch.no_grad():
                 fake, asked_B = self.asked(part, label_B)
             yield self.critic_name, self.loss(part.x, label_B, 1 - self.hyper.smooth) + self.unmasked(part, fake, asked_B)
@@ -118,12 +119,26 @@ class Model(dcgan.Model):
                 f"acgan with classes={self.classes} needs the class of each row: name its column in Data(label=...), or set classes=0"
             )
         if progress == 0:
-            check_labels(batch.label, self.classes, "the first batch")
+            check_labels(batch.label, self.classes, "the first batch", world=batch.world)
         return batch.label
+
+    def count(self, label_B: Tensor, world: int) -> None:
+        """Note the classes of real rows (B,), those of all workers: drawn ones shall have them in the same shares."""
+        known_B = (label_B != UNKNOWN).float()
+        counts_K = torch.zeros(self.classes, device=label_B.device).index_add_(0, label_B.clamp(min=0), known_B)
+        if world > 1:
+            dist.all_reduce(counts_K)
+        self.get_buffer("counts").add_(counts_K)
+
+    def shares(self) -> Tensor:
+        """(K,): share of each class in the rows of the game, all alike before it has seen any."""
+        counts_K = self.get_buffer("counts")
+        counts_K = torch.where(counts_K.sum() > 0, counts_K, torch.ones_like(counts_K))
+        return counts_K / counts_K.sum()
 
     def asked(self, batch: Batch, label_B: Tensor) -> tuple[Tensor, Tensor]:
         """(B, *shape) generated rows, float32, and the classes (B,) they were asked for: those given, where they are known."""
-        any_B = (batch.uniform() * self.classes).long().clamp(max=self.classes - 1)
+        any_B = torch.searchsorted(self.shares().cumsum(0), batch.uniform(), right=True).clamp(max=self.classes - 1)
         asked_B = torch.where(label_B == UNKNOWN, any_B, label_B)
         return self.decode(self.joined(batch.normal(self.hyper.latent), asked_B)).float(), asked_B
 
@@ -179,15 +194,21 @@ class Model(dcgan.Model):
             return self.decode(z_BZ)
         if label is None:
             place = generator.device if generator else z_BZ.device
-            label = torch.randint(self.classes, (count,), generator=generator, device=place)
-        label_B = torch.as_tensor(label, device=z_BZ.device).expand(count)
+            label = torch.multinomial(self.shares().to(place), count, replacement=True, generator=generator)
+        label_B = torch.as_tensor(label, device=z_BZ.device)
+        if label_B.is_floating_point() or label_B.dtype == torch.bool or tuple(label_B.shape) not in ((), (count,)):
+            raise RaeflowError(
+                f"sample({count}, label=...) takes one class or {count} of them, whole numbers; "
+                f"given {label_B.dtype} of shape {tuple(label_B.shape)}"
+            )
+        label_B = label_B.long().expand(count)
         check_labels(label_B, self.classes, "sample", least=0)
         return self.decode(self.joined(z_BZ, label_B))
 
 
-def check_labels(label: Tensor, classes: int, where: str, least: int = UNKNOWN) -> None:
-    """Refuse labels (N,) that are no class."""
-    low, high = int(label.min()), int(label.max())
+def check_labels(label: Tensor, classes: int, where: str, least: int = UNKNOWN, world: int = 1) -> None:
+    """Refuse labels (N,) that are no class; all workers refuse those of any."""
+    low, high = (int(bound) for bound in _layers.bounds(label, world))
     if low < least or high >= classes:
         wrong = high if high >= classes else low
         raise RaeflowError(f"label {wrong} in {where} is none of the {classes} classes 0 to {classes - 1} (-1: unknown)")

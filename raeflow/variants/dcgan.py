@@ -61,7 +61,7 @@ def published(shape: Shape) -> Hyper:
 def space(trial: Any, shape: Shape) -> Hyper:
     """Latent size, network, label smoothing, kappa and learning rates."""
     return Hyper(
-        **{**_adversarial.suggest(trial, shape), "output": _output(shape)},
+        **{**_adversarial.suggest(trial, shape, dense=False), "output": _output(shape)},
         smooth=trial.suggest_categorical("smooth", [0.0, 0.1]),
     )
 
@@ -78,6 +78,8 @@ class Model(gan.Model):
 
     def build(self, net: Backbone) -> None:
         """The networks, normalised, with weights from N(0, 0.02); the encoder as any game's."""
+        if len(self.shape) > 1 and self.hyper.backbone == "mlp":
+            raise RaeflowError(f"{self.player} with backbone='mlp': rows of shape {self.shape} take convolutions; gan has dense layers")
         super().build(net)
         features = normalised(net.encoder(), first=False)
         self.features = nn.Sequential(_Signed(), *features) if self.hyper.output == "tanh" else features

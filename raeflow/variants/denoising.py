@@ -77,7 +77,7 @@ class Model(_rebuild.Rebuilder[Hyper]):
                 "denoising with corruption='target' needs clean rows: name their column in Data(target=...), or choose another corruption"
             )
         if self.hyper.corruption == "salt_and_pepper":
-            _layers.check_unit(batch.x, progress, "corruption='salt_and_pepper'", "another corruption")
+            _layers.check_unit(batch, progress, "corruption='salt_and_pepper'", "another corruption")
         super().check(batch if batch.target is None else Batch(batch.target), progress)
 
     def corrupt(self, batch: Batch) -> Tensor:

@@ -43,6 +43,7 @@ class Hyper(_adversarial.Game):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.at_least(0, "replay", "batch_kernels", "smooth")
+        self.whole("replay", "batch_kernels")
         self.below(1, "smooth")
 
 

@@ -34,7 +34,7 @@ from raeflow.variants._equalised import Equalised, PixelNorm, Sizes, channels_la
 RATE = 0.01
 """Multiplier of the mapping network's learning rate."""
 DECAY = 0.995
-"""Of the running mean of styles, for each step of the generator; as in the authors' code."""
+"""Of the running mean of styles, for each time that rows are drawn in the game; as in the authors' code."""
 _EPS = 1e-8
 
 
@@ -55,6 +55,7 @@ class Hyper(_growing.Growing):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.at_least(1, "mapping")
+        self.whole("mapping")
         self.at_least(0, "mixing", "truncation", "r1")
         for name in ("mixing", "truncation"):
             if getattr(self, name) > 1:

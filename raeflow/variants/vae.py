@@ -91,7 +91,7 @@ class Model(Variant):
     def turns(self, batch: Batch, progress: float) -> Iterator[tuple[str, Tensor]]:
         """One turn: the negative evidence lower bound with one drawn code a row, mean over the batch."""
         if self.output == "sigmoid":
-            _layers.check_unit(batch.x, progress, "vae with a sigmoid output", "likelihood='gaussian' and output='identity'")
+            _layers.check_unit(batch, progress, "vae with a sigmoid output", "likelihood='gaussian' and output='identity'")
         mean_BZ, log_variance_BZ = self._posterior(batch.x)
         z_BZ = mean_BZ + torch.exp(0.5 * log_variance_BZ) * batch.normal(self.hyper.latent)
         beta = self.hyper.beta * (min(1.0, progress / self.hyper.warm_up) if self.hyper.warm_up else 1.0)
