@@ -25,7 +25,7 @@ Measured on 2 cores: 8 min 59 s; the Frechet distance of each trial, and of thre
     wgan_gp, lambda 10                        79.01 +-  9.44       0.665    10.0
     wgan_gp, found: lambda 5.91               70.11 +-  3.24       0.663    10.0
 
-The claim stands in that nothing better was found: the search's best of k and p was a lucky training, a little over half as far
+The claim stands in that nothing better was found: the search's best of k and p was a lucky training, three fifths as far
 from real digits as its three repetitions, and k = 2, p = 6 is not told apart from it, nor lambda = 10 from 5.9. Trials differ
 more (deviation 24.4) than seeds alone (7.4), so k and p do matter. Two trials at a time end in an order of chance and the next
 is asked with what is known: another run found k = 9.2, p = 5.8 and came to the same conclusion.
