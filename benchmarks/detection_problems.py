@@ -11,7 +11,6 @@ import dataclasses
 from typing import Any
 
 import selection_pool
-import torch
 
 from raeflow import Data
 from raeflow.data import load, resolve
@@ -63,8 +62,7 @@ def splits(problem: str, seed: int, form: Form) -> Splits:
         return selection_pool.split(path, seed, form.rows)[0]
     found = load(resolve(Data(kind, normal=[("label", "==", int(rest))], fractions=(0.84, 0.08, 0.08, 0.0))))
     assert isinstance(found.train, Rows) and found.test is not None
-    chosen = torch.randperm(len(found.test), generator=torch.Generator().manual_seed(0))[: form.test]
-    return dataclasses.replace(found, train=found.train.take(slice(0, form.rows)), test=found.test.take(chosen))
+    return dataclasses.replace(found, train=found.train.take(slice(0, form.rows)), test=found.test.some(form.test))
 
 
 def plan(problem: str, form: Form, rows: int) -> Training:

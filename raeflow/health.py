@@ -26,7 +26,7 @@ from raeflow.data.scaling import scaled_rows
 from raeflow.devices import score_batch
 from raeflow.errors import RaeflowError
 from raeflow.study import Training
-from raeflow.training import Diverged, fit
+from raeflow.training import Diverged, Run
 from raeflow.variants._adversarial import Adversarial
 from raeflow.variants._contract import UNKNOWN, Generative, Variant
 
@@ -81,7 +81,7 @@ class Gauge:
     def known(self) -> Rows:
         """Real rows, unscaled, in an order of chance: the first ones are compared with, all are learned from."""
         most = max(self.count, min(LEARNED, VALUES // math.prod(self.shape)))
-        return self._source.take(torch.randperm(len(self._source), generator=torch.Generator().manual_seed(self.seed))[:most])
+        return self._source.some(most, self.seed)
 
     @cached_property
     def x(self) -> Tensor:
@@ -114,14 +114,15 @@ class Gauge:
         if self.classes and known.label is not None:
             start = variants.build("autoencoder", self.shape, hyper)
             network = pretrain.Classifier(start, self.shape, self.classes)
-            x, label = self.x[known.label != UNKNOWN], known.label[known.label != UNKNOWN]
+            named = known.label != UNKNOWN
+            x, label = self.x[named], known.label[named]
             pretrain.fit_classifier(network, x, label, epochs=epochs, batch_size=min(size, len(x)), seed=self.seed)
             return network
         if math.prod(self.shape) <= OWN:
             return None
         training = Training(epochs=epochs, batch_size=size, patience=None, device="cpu")
         few = dataclasses.replace(self.splits.for_search(), train=known, validate=known.take(slice(0, CHUNK)), labelled=None)
-        return fit("autoencoder", hyper, few, training, self.seed, alone=True).model()  # rank 0 measures, the others wait
+        return Run("autoencoder", hyper, few, training, self.seed, alone=True).finish().model()  # rank 0 measures, the others wait
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:

@@ -266,11 +266,11 @@ def with_classes(study: Study, splits: Splits) -> Study:
     """
     from raeflow import variants
     from raeflow.data.rows import Rows
-    from raeflow.health import MOST_CLASSES
+    from raeflow.health import MOST_CLASSES, real_rows
     from raeflow.variants._contract import UNKNOWN
 
     resident = isinstance(splits.train, Rows)
-    label = splits.train.label if isinstance(splits.train, Rows) else splits.validate.label
+    label = real_rows(splits).label
     known = 0 if label is None else int(label.max()) + 1
     hyper = dict(study.hyper)
     for name in study.variants:

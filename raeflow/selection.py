@@ -128,7 +128,7 @@ class Synthetic(Judge):
     def __init__(self, splits: Splits, seed: int) -> None:
         rows = _some(splits.validate)
         if len(rows) > NORMAL:
-            rows = rows.take(torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:NORMAL])
+            rows = rows.some(NORMAL, seed)
         self.rows = rows
         scaled = scaled_rows(splits.scaling, rows.x)
         room = BYTES // (len(synthetic.kinds(rows.shape)) * 4 * math.prod(rows.shape))

@@ -249,6 +249,12 @@ class Run:
             torch.set_rng_state(state["rng"]["global"])
         self.noise.set_state(state["rng"]["noise"])
 
+    def finish(self) -> Fitted:
+        """Train on to the end."""
+        for _ in self.epochs():
+            pass
+        return self.fitted()
+
     def fitted(self) -> Fitted:
         """The model as it should be used: best weights where patience watched over them, else the last."""
         weights = self.best if self.best is not None else snapshot(self.model)
@@ -260,21 +266,9 @@ class Diverged(RaeflowError):  # noqa: N818 - it says what happened
     """A loss became NaN or infinite."""
 
 
-def fit(
-    variant: str,
-    hyper: dict[str, Any],
-    splits: Splits,
-    training: Training,
-    seed: int = 0,
-    gauge: Gauge | None = None,
-    alone: bool = False,
-) -> Fitted:
-    """Train one variant to the end in this process; `splits` give rows, shape and scaling, `gauge` the health of a game,
-    and `alone` says that no other worker takes part."""
-    run = Run(variant, hyper, splits, training, seed, gauge, alone)
-    for _ in run.epochs():
-        pass
-    return run.fitted()
+def fit(variant: str, hyper: dict[str, Any], splits: Splits, training: Training, seed: int = 0, gauge: Gauge | None = None) -> Fitted:
+    """Train one variant to the end in this process; `splits` give rows, shape and scaling, `gauge` the health of a game."""
+    return Run(variant, hyper, splits, training, seed, gauge).finish()
 
 
 def scores(model: Variant, scaling: nn.Module, rows: Rows, size: int | None = None) -> Tensor:

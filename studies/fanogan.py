@@ -153,12 +153,10 @@ def hyper_of(method: str, shape: tuple[int, ...], budget: Budget) -> dict[str, A
 
 def auroc_of(done: Done, splits: Splits, count: int) -> float:
     """AUROC on `count` test rows, the same for all; drawn at random, for the first half of MNIST's is the easier one."""
-    import torch
-
     from raeflow.metrics import auroc
     from raeflow.training import scores
 
     assert splits.test is not None
-    test = splits.test.take(torch.randperm(len(splits.test), generator=torch.Generator().manual_seed(0))[:count])
+    test = splits.test.some(count)
     assert test.anomaly is not None
     return auroc(test.anomaly.numpy(), scores(done.fitted.model(), splits.scaling, test).numpy())

@@ -196,9 +196,7 @@ def conclude(outcome: Outcome) -> str:
     counts = {key: counted(one, key[0], rows[key[0]], known) for key, one in fitted.items()}
     counts |= {(kind, NOISE, seed): counts_of(noise(kind, rows[kind], seed), kind, known) for kind in SETS for seed in SEEDS}
     for (kind, method, seed), count in counts.items():
-        outcome.tracker.step(
-            f"{kind} {method.replace(', ', ' ')} {seed}", {}, {"modes": count.modes, "kl": count.kl, "good": count.good}, []
-        )
+        outcome.tracker.step(f"{kind} {method.replace(', ', ' ')} {seed}", {}, vars(count))
     figures = {**clouds(fitted, rows), "stacked_digits": stacks(fitted, rows["stacked MNIST"]), "modes": bars(counts)}
     places = [f"picture  {outcome.picture(name, figure)}" for name, figure in figures.items()]
     return "\n".join([*lines(counts), "", read(known, rows["stacked MNIST"]), *verdict(counts), *places])
@@ -352,16 +350,17 @@ def verdict(counts: dict[tuple[str, str, int], Count], seeds: tuple[int, ...] = 
     for kind, most in SETS.items():
         full = {m: sum(counts[kind, m, seed].modes == most for seed in seeds) for m in METHODS}
         told.append(f"{kind}: all {most} modes covered in " + ", ".join(f"{n} of {len(seeds)} seeds by {m}" for m, n in full.items()))
-        modes = {m: float(np.mean([counts[kind, m, seed].modes for seed in seeds])) for m in METHODS}
-        kl = {m: float(np.mean([counts[kind, m, seed].kl for seed in seeds])) for m in METHODS}
-        others = [m for m in METHODS if m not in WASSERSTEIN]
-        above = [f"{o} covers more modes than {w}" for o in others for w in WASSERSTEIN if modes[o] > modes[w]]
-        above += [f"{o} has a lower KL than {w}" for o in others for w in WASSERSTEIN if kl[o] < kl[w]]
+        modes, kl, good = (
+            {m: float(np.mean([getattr(counts[kind, m, seed], name) for seed in seeds])) for m in METHODS}
+            for name in ("modes", "kl", "good")
+        )
+        pairs = [(o, w) for o in METHODS if o not in WASSERSTEIN for w in WASSERSTEIN]
+        above = [f"{o} covers more modes than {w}" for o, w in pairs if modes[o] > modes[w]]
+        above += [f"{o} has a lower KL than {w}" for o, w in pairs if kl[o] < kl[w]]
         told.append(f"{kind}: the claimed ordering " + ("holds, by modes and by KL" if not above else f"does not hold: {'; '.join(above)}"))
         few = "repeats a few samples, as the source says" if modes["gan"] <= FEW * most else "does not repeat a few samples here"
         told.append(f"{kind}: the plain game covers {modes['gan']:.1f} modes in the mean: it {few}")
-        good = {m: float(np.mean([counts[kind, m, seed].good for seed in seeds])) for m in METHODS}
-        better = [f"{o} than {w}" for o in others for w in WASSERSTEIN if good[o] > good[w]]
+        better = [f"{o} than {w}" for o, w in pairs if good[o] > good[w]]
         if better:
             told.append(f"{kind}: more points of high quality has {', '.join(better)}")
     return told

@@ -102,6 +102,10 @@ class Rows:
         """The rows at `index`; a slice shares memory."""
         return Rows(self.x[index], *(self._part(t, index) for t in (self.target, self.label, self.anomaly)))
 
+    def some(self, count: int, seed: int = 0) -> Rows:
+        """So many rows, or all where there are fewer, in an order of chance; the same `seed` chooses the same."""
+        return self.take(torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count])
+
     def to(self, device: torch.device | str) -> Rows:
         """The same rows on a device."""
         others = (None if t is None else t.to(device) for t in (self.target, self.label, self.anomaly))

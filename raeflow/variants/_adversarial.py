@@ -161,16 +161,21 @@ class Adversarial(Variant, Generic[H]):
         number_B1: Tensor = self.critic(self.features(x))
         return number_B1.float().flatten()
 
-    def slopes(self, rows: Tensor) -> Tensor:
-        """(B,): norm of the critic's gradient at rows (B, *shape), with a gradient for its weights.
+    def numbers_and_slopes(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,), (B, D): the critic's numbers for rows (B, *shape) and its gradient there, with a gradient for its weights.
 
         Always float32: under autocast the error of its gradient is ten times as large.
         """
         with torch.autocast(rows.device.type, enabled=False):
             at = rows.detach().requires_grad_()
-            slope: Tensor = torch.autograd.grad(self.judge(at).sum(), at, create_graph=True)[0]
-            norm_B: Tensor = slope.flatten(1).norm(dim=1)
-            return norm_B
+            number_B = self.judge(at)
+            slope: Tensor = torch.autograd.grad(number_B.sum(), at, create_graph=True)[0]
+            return number_B, slope.flatten(1)
+
+    def slopes(self, rows: Tensor) -> Tensor:
+        """(B,): norm of the critic's gradient at rows."""
+        norm_B: Tensor = self.numbers_and_slopes(rows)[1].norm(dim=1)
+        return norm_B
 
     @staticmethod
     def between(batch: Batch, fake: Tensor) -> Tensor:

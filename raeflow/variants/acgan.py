@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -104,9 +104,9 @@ class Model(dcgan.Model):
         if not self.classes:
             yield from super().play(batch, progress)
             return
+        self.count(self.known(batch, progress), batch.world)
         for part in self.rounds(batch):
-            label_B = self.known(part, progress)
-            self.count(label_B, part.world)
+            label_B = cast(Tensor, part.label)  # `known` has found it
             with torch.no_grad():
                 fake, asked_B = self.asked(part, label_B)
             yield self.critic_name, self.loss(part.x, label_B, 1 - self.hyper.smooth) + self.unmasked(part, fake, asked_B)

@@ -174,19 +174,11 @@ class Model(_growing.Model[Hyper]):
         for shown in self.rounds(self.shown(batch)):
             with torch.no_grad():
                 fake = self.drawn(shown)
-            real_B, slope_B = self.sloped(shown.x)
+            real_B, slope_BD = self.numbers_and_slopes(shown.x)
             told = functional.softplus(-real_B).mean() + functional.softplus(self.judge(fake)).mean()
-            yield self.critic_name, told + self.hyper.r1 / 2 * slope_B.mean()
+            yield self.critic_name, told + self.hyper.r1 / 2 * slope_BD.square().sum(1).mean()
         yield "generator", functional.softplus(-self.judge(self.drawn(shown))).mean()
         self.follow()
-
-    def sloped(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,), (B,): the discriminator's logits for rows and the square of its slope there, from one pass, in float32."""
-        with torch.autocast(rows.device.type, enabled=False):
-            at = rows.detach().requires_grad_()
-            logits_B = self.judge(at)
-            slope: Tensor = torch.autograd.grad(logits_B.sum(), at, create_graph=True)[0]
-            return logits_B, slope.square().flatten(1).sum(1)
 
     def drawn(self, batch: Batch) -> Tensor:
         """(B, C, *size): rows that the generator itself makes of new codes, mixed styles and new noise, float32."""
