@@ -82,18 +82,18 @@ def ours(entry: Entry, data: Splits, judge: selection.Judge, out: Path) -> dict[
     fitted = fit(entry.contestant, hyper, data, training, seed=1000 * entry.seed + entry.number)
     model = fitted.model()
     assert data.test is not None
-    tested, validated = (scores(model, data.scaling, rows).numpy() for rows in (data.test, data.validate))
+    tested, validated = (scores(model, data.encoding, rows).numpy() for rows in (data.test, data.validate))
     folder = scores_folder(out)
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / f"{entry.key}.npz", test=tested, validate=validated, truth=data.test.anomaly)
     changed = {k: v for k, v in hyper.items() if k != "strides"}
-    return {"scores": tested, "judge": judge(model, data.scaling), "epochs_run": len(fitted.history), "hyper": changed}
+    return {"scores": tested, "judge": judge(model, data.encoding), "epochs_run": len(fitted.history), "hyper": changed}
 
 
 def peer(entry: Entry, data: Splits) -> dict[str, Any]:
     """A peer with its defaults, on the same scaled rows; PyOD's own scaling on top is switched off."""
     assert data.test is not None
-    train, test = (data.scaling(rows.x).flatten(1).numpy() for rows in (data.train, data.test))
+    train, test = (data.encoding(rows.x).flatten(1).numpy() for rows in (data.train, data.test))
     if entry.contestant == "IsolationForest":
         from sklearn.ensemble import IsolationForest
 

@@ -79,7 +79,7 @@ def plain(study: Study, splits: Splits) -> tuple[float, list[dict[str, float]]]:
         _, hyper = space.suggest(study, trial, splits.spec.shape)
         fitted = fit(VARIANT, hyper, splits, study.training, study.seed + trial.number)
         save_fitted(fitted, study.folder / "trials" / str(trial.number))
-        return judged(fitted.model(), splits.scaling)
+        return judged(fitted.model(), splits.encoding)
 
     sampler = optuna.samplers.TPESampler(seed=study.seed)
     loop = optuna.create_study(storage=f"sqlite:///{study.folder}/optuna.db", direction="maximize", sampler=sampler)

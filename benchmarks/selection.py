@@ -39,7 +39,7 @@ class Box(selection.Synthetic):
 
     def __init__(self, splits: Any, seed: int) -> None:
         super().__init__(splits, seed)
-        rows = splits.scaling(splits.validate.x)
+        rows = splits.encoding(splits.validate.x)
         low, high = rows.amin(0), rows.amax(0)
         drawn = torch.rand((1024, rows.shape[1]), generator=torch.Generator().manual_seed(seed))
         self.anomalies = {"box": low + (high - low) * drawn}
@@ -47,7 +47,7 @@ class Box(selection.Synthetic):
 
 def peers(splits: Any) -> dict[str, float]:
     """AUROC of scikit-learn's detectors on the same rows."""
-    train, test = (splits.scaling(rows.x).numpy() for rows in (splits.train, splits.test))
+    train, test = (splits.encoding(rows.x).numpy() for rows in (splits.train, splits.test))
     near = NearestNeighbors(n_neighbors=5).fit(train).kneighbors(test)[0].mean(1)
     forest = -IsolationForest(random_state=0).fit(train).score_samples(test)
     return {"kNN": metrics.auroc(splits.test.anomaly, near), "IForest": metrics.auroc(splits.test.anomaly, forest)}
@@ -56,8 +56,8 @@ def peers(splits: Any) -> dict[str, float]:
 def measure(pool: selection_pool.Pool, seed: int) -> dict[str, float]:
     """One row of the table."""
     splits, models = pool.splits, pool.models
-    tested = [scores(m, splits.scaling, splits.test) for m in models]
-    moments = [log_moments(scores(m, splits.scaling, splits.validate)) for m in models]
+    tested = [scores(m, splits.encoding, splits.test) for m in models]
+    moments = [log_moments(scores(m, splits.encoding, splits.validate)) for m in models]
     truth = splits.test.anomaly
     quality = [metrics.auroc(truth, s) for s in tested]
     seen = splits.for_search()
@@ -66,7 +66,7 @@ def measure(pool: selection_pool.Pool, seed: int) -> dict[str, float]:
         "box": Box(seen, seed),
         "synthetic": selection.judge("synthetic", seen, seed),
     }
-    said = {name: [judge(m, splits.scaling) for m in models] for name, judge in judges.items()}
+    said = {name: [judge(m, splits.encoding) for m in models] for name, judge in judges.items()}
 
     def committee(n: int) -> float:
         members = np.argsort(said["synthetic"], kind="stable")[::-1][:n]

@@ -141,7 +141,7 @@ def pyod_fit(data: Splits, hyper: variants.Any, epochs: int, batch: int) -> tupl
     peer.fit(rows)
     fitted = watch.stop(0.0)
     with torch.no_grad():
-        x = data.scaling(data.validate.x)
+        x = data.encoding(data.validate.x)
         fitted = dataclasses.replace(fitted, loss=float((peer.model.eval()(x) - x).square().mean()))
     return fitted, loop[0]
 

@@ -140,7 +140,7 @@ def ours(variant: str, hyper: Any, data: Splits, batch: int, place: Place) -> tu
 def by_hand(variant: str, hyper: Any, data: Splits, batch: int, place: Place) -> tuple[float, float, float]:
     torch.manual_seed(0)  # raeflow's weights
     model = variants.get(variant).Model(data.spec.shape, hyper).to(place.device)
-    x, held = (data.scaling(rows.x).to(place.device) for rows in (data.train, data.validate))
+    x, held = (data.encoding(rows.x).to(place.device) for rows in (data.train, data.validate))
     step = LOOPS[variant](model, hyper)
     return timed(lambda: train(model, step, x, held, EPOCHS, batch))
 

@@ -76,13 +76,13 @@ class Graph(nn.Module):
 
     def __init__(self, scaling: Scaling, models: Sequence[Variant], moments: Sequence[Moments | None]) -> None:
         super().__init__()
-        self.scaling = scaling
+        self.encoding = scaling
         self.members = nn.ModuleList(models)
         self.moments = [m for m in moments if m is not None]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, *shape) -> (B,), higher is stranger."""
-        scaled = self.scaling(x)
+        scaled = self.encoding(x)
         scores = [model.score(scaled).float() for model in self.members]  # type: ignore[operator]
         score = combine(scores, self.moments) if self.moments else scores[0]
         # A finite row so far out that the arithmetic overflows is as strange as can be, never a silent miss.
@@ -119,10 +119,10 @@ class Detector:
         if len(models) > 1:
             moments = []
             for model in models:
-                alone = Graph(copy.deepcopy(splits.scaling), [model], [None]).eval()
+                alone = Graph(copy.deepcopy(splits.encoding), [model], [None]).eval()
                 moments.append(log_moments(torch.cat(list(_scores(alone, splits.validate.x)))))
         members = [Member(f.variant, checkpoint.plain(f.hyper), m) for f, m in zip(fitted, moments, strict=True)]
-        scaling = copy.deepcopy(splits.scaling)
+        scaling = copy.deepcopy(splits.encoding)
         graph = Graph(scaling, models, moments).eval()
         lineage = {
             "study": study, "data": splits.fingerprint, "epochs": [f.best_epoch for f in fitted],
@@ -142,12 +142,12 @@ class Detector:
 
     def _content(self) -> dict[str, Any]:
         return {
-            "format": FORMAT, "spec": checkpoint.plain(self.spec.to_json()), "scaling": self.graph.scaling.mode,
+            "format": FORMAT, "spec": checkpoint.plain(self.spec.to_json()), "scaling": self.graph.encoding.mode,
             "members": [m.to_json() for m in self.members], "threshold": self.threshold.to_json(),
         }  # fmt: skip
 
     def _weights(self) -> dict[str, Tensor]:
-        return {name: t.detach().cpu().contiguous().clone() for name, t in self.graph.state_dict().items()}
+        return {_stored_name(name): t.detach().cpu().contiguous().clone() for name, t in self.graph.state_dict().items()}
 
     def to(self, device: str) -> Detector:
         """The same detector, moved to a device (`auto` takes cuda where there is one)."""
@@ -175,7 +175,7 @@ class Detector:
         """(N, *shape) squared error of each value in scaled units; a committee's is the mean over its members."""
 
         def errors(x: Tensor) -> Tensor:
-            scaled = self.graph.scaling(x)
+            scaled = self.graph.encoding(x)
             return self._mean([(scaled - model.reconstruct(scaled).float()).square() for model in self.models])
 
         return self._map(errors, rows, batch_size, self.spec.shape)
@@ -184,9 +184,9 @@ class Detector:
         """(N, *shape) what the model makes of each row, in the data's own units; a committee's is the mean over its members."""
 
         def rebuilt(x: Tensor) -> Tensor:
-            scaled = self.graph.scaling(x)
+            scaled = self.graph.encoding(x)
             mean = self._mean([model.reconstruct(scaled).float() for model in self.models])
-            return self.graph.scaling.inverse(mean, x)
+            return self.graph.encoding.inverse(mean, x)
 
         return self._map(rebuilt, rows, batch_size, self.spec.shape)
 
@@ -270,7 +270,7 @@ class Detector:
             members = [Member.from_json(m) for m in record["members"]]
             models = [variants.build(m.variant, spec.shape, m.hyper).eval() for m in members]
             found = cls(spec, scaling, members, models, Threshold.from_json(record["threshold"]), record["lineage"])
-            found.graph.load_state_dict(safetensors.torch.load(weights))
+            found.graph.load_state_dict({_graph_name(name): t for name, t in safetensors.torch.load(weights).items()})
         except RaeflowError as error:
             raise RaeflowError(f"{where}: {error}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
@@ -323,6 +323,16 @@ class Detector:
         torch.export.save(program, archive, extra_files={CONTENT: self.to_bytes()[0].decode()})
         checkpoint.write_file(place, lambda temporary: temporary.write_bytes(archive.getbuffer()))
         return place
+
+
+def _stored_name(name: str) -> str:
+    """Name on disk of a tensor of the graph: format 1 calls the encoding `scaling`."""
+    return name.replace("encoding.", "scaling.", 1) if name.startswith("encoding.") else name
+
+
+def _graph_name(name: str) -> str:
+    """What `_stored_name` was given."""
+    return name.replace("scaling.", "encoding.", 1) if name.startswith("scaling.") else name
 
 
 @torch.inference_mode()

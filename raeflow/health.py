@@ -86,7 +86,7 @@ class Gauge:
     @cached_property
     def x(self) -> Tensor:
         """The same rows scaled, (N, *shape)."""
-        return scaled_rows(self.splits.scaling, self.known.x)
+        return scaled_rows(self.splits.encoding, self.known.x)
 
     @cached_property
     def classes(self) -> int:

@@ -130,7 +130,7 @@ class Synthetic(Judge):
         if len(rows) > NORMAL:
             rows = rows.some(NORMAL, seed)
         self.rows = rows
-        scaled = scaled_rows(splits.scaling, rows.x)
+        scaled = scaled_rows(splits.encoding, rows.x)
         room = BYTES // (len(synthetic.kinds(rows.shape)) * 4 * math.prod(rows.shape))
         # More than twice as many anomalies as rows would cost time and add nothing: the rows limit the AUROC then.
         self.anomalies = synthetic.make(scaled, max(FEWEST, min(room, MOST, 2 * len(rows))), seed)

@@ -97,7 +97,7 @@ class Run:
         self.players = owned(self.model, self.optimizers)
         torch.manual_seed(seed + self.rank)  # dropout differs between workers
         self.noise = torch.Generator(self.device).manual_seed(seed + 1)
-        self.scaling = copy.deepcopy(splits.scaling).to(self.device)  # the splits' own stays where it is
+        self.encoding = copy.deepcopy(splits.encoding).to(self.device)  # the splits' own stays where it is
         self.train = to_device(splits.train, self.device)
         self.validate = to_device(splits.validate, self.device)
         self.done = 0
@@ -193,7 +193,7 @@ class Run:
     @torch.no_grad()
     def _rows(self, raw: Tensor) -> Tensor:
         """Rows scaled, on the device, in the order in memory that its convolutions like best."""
-        scaled: Tensor = self.scaling(raw.to(self.device, non_blocking=True))
+        scaled: Tensor = self.encoding(raw.to(self.device, non_blocking=True))
         return scaled.contiguous(memory_format=self.memory)
 
     def _autocast(self) -> Any:
@@ -204,7 +204,7 @@ class Run:
     def _validate(self) -> float:
         """Mean validation loss; workers take turns at the rows and agree on the mean, so that none stops alone."""
         mine = self.validate.take(slice(self.rank, None, self.world))
-        total = validation(self.model, self.scaling, mine).sum(dtype=torch.float64)
+        total = validation(self.model, self.encoding, mine).sum(dtype=torch.float64)
         if self.world > 1:
             dist.all_reduce(total)
         return float(total) / len(self.validate)

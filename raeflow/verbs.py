@@ -105,7 +105,7 @@ def data(arguments: argparse.Namespace) -> int:
     if arguments.act == "list":
         return _list_sets()
     if arguments.act == "fetch":
-        from raeflow.data.fetch import fetch
+        from raeflow.data.sets.fetch import fetch
 
         for path in fetch(arguments.name, arguments.to, progress=_downloading()):
             print(path)
@@ -143,7 +143,7 @@ def _show(arguments: argparse.Namespace) -> int:
     resolved = resolve(Data(arguments.source, columns=columns, label=arguments.label))
     splits = load(resolved)
     spec = splits.spec
-    print(f"row       {spec.shape} {spec.dtype} from {spec.kind} {', '.join(spec.columns)}, scaling {splits.scaling.mode}")
+    print(f"row       {spec.shape} {spec.dtype} from {spec.kind} {', '.join(spec.columns)}, scaling {splits.encoding.mode}")
     for name in ("train", "validate", "calibrate", "test"):
         rows = getattr(splits, name)
         anomalies = "" if rows is None or getattr(rows, "anomaly", None) is None else f", {int(rows.anomaly.sum()):,} anomalous"

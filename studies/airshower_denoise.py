@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from raeflow.data.airshower import AirShower
     from raeflow.data.rows import Splits
+    from raeflow.data.sets.airshower import AirShower
     from raeflow.pipeline import Outcome
 
     Traces = np.ndarray[Any, np.dtype[np.floating[Any]]]
@@ -70,7 +70,7 @@ OTHERS = Training(epochs=10, batch_size=64, patience=None)
 
 def conclude(outcome: Outcome) -> str:
     """Accuracy of the recovered peaks under each noise, over the signal-to-noise ratio."""
-    from raeflow.data.airshower import NOISES, simulate
+    from raeflow.data.sets.airshower import NOISES, simulate
     from raeflow.metrics import peak_accuracy
 
     places: dict[str, list[float]] = {}
@@ -126,8 +126,8 @@ def trained(noise: str, outcome: Outcome) -> Denoise:
     def denoise(noisy: Traces) -> Traces:
         x = torch.from_numpy(noisy)
         with torch.inference_mode():
-            rebuilt = torch.cat([model.reconstruct(splits.scaling(part)) for part in x.split(128)])
-        clean: Traces = splits.scaling.inverse(rebuilt, x).numpy()
+            rebuilt = torch.cat([model.reconstruct(splits.encoding(part)) for part in x.split(128)])
+        clean: Traces = splits.encoding.inverse(rebuilt, x).numpy()
         return clean
 
     return denoise
@@ -137,9 +137,9 @@ def drawn_for(noise: str) -> Splits:
     """Pairs of noisy and clean traces to train and validate on, of the ratios `DRAWN`."""
     import torch
 
-    from raeflow.data.airshower import SAMPLES, simulate
     from raeflow.data.rows import Rows, RowSpec, Splits
     from raeflow.data.scaling import fit_scaling
+    from raeflow.data.sets.airshower import SAMPLES, simulate
 
     pairs = simulate(ROWS + ROWS // 10, noise, DRAWN, seed=SEED + 2, showers=0.9)
     x, target = (torch.from_numpy(v)[:, None] for v in (pairs.noisy, pairs.clean))
@@ -155,7 +155,7 @@ def matched(noise: str, test: AirShower) -> float:
     """
     import numpy as np
 
-    from raeflow.data.airshower import SAMPLES, simulate
+    from raeflow.data.sets.airshower import SAMPLES, simulate
 
     background = simulate(TRACES, noise, seed=SEED + 1, showers=0.0).noisy
     power = (np.abs(np.fft.rfft(background)) ** 2).mean(0)
@@ -168,7 +168,7 @@ def pictures(outcome: Outcome, noise: str, test: AirShower, recovered: Traces) -
     """Some traces, and mean amplitude spectra of true, recovered and noisy ones."""
     import numpy as np
 
-    from raeflow.data.airshower import RATE, SAMPLES
+    from raeflow.data.sets.airshower import RATE, SAMPLES
     from raeflow.report.curves import spectra
     from raeflow.report.signalplots import traces
 

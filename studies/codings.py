@@ -83,9 +83,9 @@ def trained_on_all(variant: str, hyper: dict[str, Any], outcome: Outcome) -> tup
     start = time.process_time()
     model = fit(variant, hyper, splits, outcome.study.training, outcome.study.seed).model()
     seconds = time.process_time() - start
-    mse = float(scores(model, splits.scaling, splits.validate).mean())
+    mse = float(scores(model, splits.encoding, splits.validate).mean())
     with torch.no_grad():
-        codes = model.encode(splits.scaling(splits.validate.x))  # type: ignore[operator]
+        codes = model.encode(splits.encoding(splits.validate.x))  # type: ignore[operator]
     return mse, sum(p.numel() for p in model.parameters()), seconds, float(codes.abs().mean())
 
 
@@ -101,6 +101,6 @@ def one_against_rest(variant: str, hyper: dict[str, Any], outcome: Outcome) -> f
     areas = []
     for kind in range(10):
         fitted = fit(variant, hyper, splits.of_class(kind), outcome.study.training, outcome.study.seed)
-        strange = scores(fitted.model(), splits.scaling, judged)
+        strange = scores(fitted.model(), splits.encoding, judged)
         areas.append(auroc((judged.label != kind).numpy(), strange.numpy()))
     return sum(areas) / len(areas)

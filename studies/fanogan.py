@@ -159,4 +159,4 @@ def auroc_of(done: Done, splits: Splits, count: int) -> float:
     assert splits.test is not None
     test = splits.test.some(count)
     assert test.anomaly is not None
-    return auroc(test.anomaly.numpy(), scores(done.fitted.model(), splits.scaling, test).numpy())
+    return auroc(test.anomaly.numpy(), scores(done.fitted.model(), splits.encoding, test).numpy())

@@ -140,8 +140,8 @@ def cleaned(model: Variant, splits: Splits, noisy: Tensor) -> Images:
     import torch
 
     with torch.inference_mode():
-        rebuilt = torch.cat([model.reconstruct(splits.scaling(part)) for part in noisy.split(128)])
-    images: Images = splits.scaling.inverse(rebuilt, noisy).numpy()
+        rebuilt = torch.cat([model.reconstruct(splits.encoding(part)) for part in noisy.split(128)])
+    images: Images = splits.encoding.inverse(rebuilt, noisy).numpy()
     return images
 
 

@@ -155,7 +155,7 @@ def play(outcome: Outcome, played: tuple[Played, ...]) -> list[Done]:
 def held_out(outcome: Outcome, gauge: Gauge) -> dict[str, float]:
     """What the same measures say of real clothes of the test split."""
     assert outcome.splits.test is not None
-    rows: Tensor = outcome.splits.scaling(outcome.splits.test.some(DRAWN).x)
+    rows: Tensor = outcome.splits.encoding(outcome.splits.test.some(DRAWN).x)
     return {**gauge.compared(gauge.features(rows)), "modes": float(gauge.modes(rows))}
 
 

@@ -62,7 +62,7 @@ def conclude(outcome: Outcome) -> str:
 
     splits = outcome.splits
     assert splits.test is not None and splits.test.label is not None
-    test = splits.scaling(splits.test.x), splits.test.label
+    test = splits.encoding(splits.test.x), splits.test.label
     lines, pairs = [], []
     for draw in range(DRAWS):
         learn, held_out = labelled(outcome, draw)
@@ -95,7 +95,7 @@ def labelled(outcome: Outcome, draw: int) -> tuple[Labelled, Labelled]:
     index = torch.randperm(len(rows), generator=torch.Generator().manual_seed(draw))[:LABELS]
     chosen = rows.take(index)
     assert chosen.label is not None
-    x = outcome.splits.scaling(chosen.x)
+    x = outcome.splits.encoding(chosen.x)
     return (x[HELD_OUT:], chosen.label[HELD_OUT:]), (x[:HELD_OUT], chosen.label[:HELD_OUT])
 
 

@@ -227,7 +227,7 @@ def game(splits: Splits, x: Tensor, kind: Tensor, held: Tensor, held_kind: Tenso
     spec = RowSpec(splits.spec.columns, splits.spec.kind, shape, "uint8")
     scaling = fit_scaling("unit", shape, x.dtype, [x])
     rows, validate = Rows(x, label=kind), Rows(held, label=held_kind)
-    return dataclasses.replace(splits, spec=spec, scaling=scaling, train=rows, validate=validate, calibrate=None, test=None, labelled=None)
+    return dataclasses.replace(splits, spec=spec, encoding=scaling, train=rows, validate=validate, calibrate=None, test=None, labelled=None)
 
 
 def played(splits: Splits, budget: Budget, seed: int) -> Variant:

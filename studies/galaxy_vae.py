@@ -83,8 +83,8 @@ def conclude(outcome: Outcome) -> str:
     plan = dataclasses.replace(study.training, epochs=VIEW_EPOCHS, batch_size=64)
     conv = fit("vae", outcome.trials[0].hyper, turned, plan, study.seed)
 
-    codec = Codec(conv.model(), splits.scaling)
-    shown = {"PCA": components(train), "dense VAE": network(Codec(dense.model(), unit.scaling)), "conv VAE": network(codec)}
+    codec = Codec(conv.model(), splits.encoding)
+    shown = {"PCA": components(train), "dense VAE": network(Codec(dense.model(), unit.encoding)), "conv VAE": network(codec)}
     judged = {
         "PCA": shown["PCA"],
         "PCA of the eight views": components(turned.train.x),

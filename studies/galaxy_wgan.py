@@ -80,7 +80,7 @@ def conclude(outcome: Outcome) -> str:
     splits = outcome.splits
     gauge = Gauge(splits, outcome.study.seed, rows=2048)
     parts = [part for part in (splits.validate, splits.calibrate, splits.test) if part is not None]
-    held = torch.cat([splits.scaling(part.x) for part in parts])
+    held = torch.cat([splits.encoding(part.x) for part in parts])
     shown: dict[str, Tensor] = {REAL: held[torch.randperm(len(held), generator=torch.Generator().manual_seed(0))]}
     spent = {REAL: ""}
     for name, (fitted, seconds) in games(outcome).items():

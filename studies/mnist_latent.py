@@ -119,7 +119,7 @@ def one_against_rest(study: Study) -> list[str]:
         assert splits.test is not None and splits.test.anomaly is not None
         published = variants.get("autoencoder").published(splits.spec.shape)
         fitted = fit("autoencoder", vars(published), splits, study.training, study.seed)
-        strange = scores(fitted.model(), splits.scaling, splits.test).numpy()
+        strange = scores(fitted.model(), splits.encoding, splits.test).numpy()
         truth = splits.test.anomaly.numpy()
         found.append(auroc(truth, strange))
         lines.append(f"  {digit}  AUROC {found[-1]:.4f}  AP {average_precision(truth, strange):.4f}")

@@ -2,7 +2,7 @@
 
 The source shows pictures: a basic GAN repeats a few samples, WGAN-GP and WGAN-div do not. Here modes are counted, as
 Metz et al. 2017 (arXiv:1611.02163) and Srivastava et al. 2017 (VEEGAN, arXiv:1705.07761) count them: 2,500 points drawn of
-a ring of 8 and of a grid of 25 Gaussians (`raeflow.data.gaussians`), where a point within three standard deviations of a
+a ring of 8 and of a grid of 25 Gaussians (`raeflow.data.sets.gaussians`), where a point within three standard deviations of a
 centre is of high quality and covers that mode; and 26,000 images of stacked MNIST, three digits in three channels, which a
 classifier of single digits names: 1,000 modes. KL is that of the modes' histogram to the uniform one, in nats.
 
@@ -278,7 +278,7 @@ def samples(fitted: Fitted, splits: Splits, count: int) -> torch.Tensor:
     """(count, *shape) rows that a trained generator draws, in the data's own units."""
     from raeflow.health import drawn
 
-    return splits.scaling.inverse(drawn(fitted.model(), count))
+    return splits.encoding.inverse(drawn(fitted.model(), count))
 
 
 def counted(fitted: Fitted, kind: str, splits: Splits, known: torch.nn.Module) -> Count:
@@ -290,7 +290,7 @@ def counts_of(rows: torch.Tensor, kind: str, known: torch.nn.Module) -> Count:
     """The same of any rows (N, *shape) in the data's own units."""
     import numpy as np
 
-    from raeflow.data.gaussians import MIXTURES
+    from raeflow.data.sets.gaussians import MIXTURES
 
     if kind in MIXTURES:
         counts = MIXTURES[kind].counts(rows.numpy())
@@ -303,7 +303,7 @@ def noise(kind: str, splits: Splits, seed: int) -> torch.Tensor:
     """Rows that know no mode: points even over a square somewhat wider than the centres, pixels each of a real image of its own."""
     import torch
 
-    from raeflow.data.gaussians import MIXTURES
+    from raeflow.data.sets.gaussians import MIXTURES
 
     dice = torch.Generator().manual_seed(seed)
     if kind in MIXTURES:
@@ -368,7 +368,7 @@ def verdict(counts: dict[tuple[str, str, int], Count], seeds: tuple[int, ...] = 
 
 def clouds(fitted: dict[tuple[str, str, int], Fitted], rows: dict[str, Splits]) -> dict[str, Any]:
     """For the ring and the grid: each method's points of the first seed over the true centres."""
-    from raeflow.data.gaussians import MIXTURES
+    from raeflow.data.sets.gaussians import MIXTURES
     from raeflow.report.canvas import ANOMALY, NORMAL, panels, styled
 
     @styled

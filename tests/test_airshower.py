@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from raeflow import variants
-from raeflow.data import airshower
-from raeflow.data.airshower import BAND, NOISES, RATE, SAMPLES, simulate
 from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling
+from raeflow.data.sets import airshower
+from raeflow.data.sets.airshower import BAND, NOISES, RATE, SAMPLES, simulate
 from raeflow.errors import RaeflowError
 from raeflow.metrics import peak_accuracy, rmse
 from raeflow.study import Training

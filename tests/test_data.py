@@ -589,8 +589,8 @@ def test_scaling_sees_train_alone(tmp_path):
     for name in ("far2", "far3"):
         write(tmp_path / f"{name}.parquet", {"x": lists(values + 1000)})
     splits = load(Data(train, validate=far, calibrate=tmp_path / "far2.parquet", test=tmp_path / "far3.parquet"))
-    np.testing.assert_allclose(splits.scaling.shift, values.mean(0), atol=1e-5)
-    np.testing.assert_allclose(splits.scaling.scale, values.std(0), rtol=1e-5)
+    np.testing.assert_allclose(splits.encoding.shift, values.mean(0), atol=1e-5)
+    np.testing.assert_allclose(splits.encoding.scale, values.std(0), rtol=1e-5)
 
 
 # --- real files --------------------------------------------------------------------------------------------------------------
@@ -614,7 +614,7 @@ def test_one_class_alone_is_normal_and_the_others_are_anomalies(labelled):
     assert len(one.train) == int((splits.train.label == 2).sum())
     assert torch.equal(one.test.x, splits.test.x)
     assert torch.equal(one.test.anomaly, splits.test.label != 2)
-    assert one.scaling is splits.scaling
+    assert one.encoding is splits.encoding
     assert one.fingerprint != splits.of_class(1).fingerprint
     with pytest.raises(RaeflowError, match="class 77"):
         splits.of_class(77)

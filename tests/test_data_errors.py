@@ -163,7 +163,7 @@ def test_a_constant_column(rows):
     x = normal(ROWS, 4)
     x[:, :2] = 7
     splits = load(Data(rows({"x": lists(x)}, "list.parquet")))  # pixels are often constant
-    assert splits.scaling.scale[:2].tolist() == [1, 1]
+    assert splits.encoding.scale[:2].tolist() == [1, 1]
     same = rows({"x": lists(np.tile(x[:1], (ROWS, 1))), "part": ["train", "val", "test"] * 100}, "same.parquet")
     refused(lambda: load(Data(same, columns="x", split="part", fractions=(0.6, 0.2, 0, 0.2))), "'x'", "the same in every row")
 

@@ -158,7 +158,7 @@ def test_pairs_train_and_stop_by_the_clean_row() -> None:
         error = (run.model.reconstruct(held.x) - held.target).square().mean().item()
     assert last.validation_loss == pytest.approx(error, rel=1e-4)
     assert error < 0.2 * 0.7**2
-    torch.testing.assert_close(validation(run.model, run.scaling, held).mean().item(), error, rtol=1e-4, atol=0)
+    torch.testing.assert_close(validation(run.model, run.encoding, held).mean().item(), error, rtol=1e-4, atol=0)
 
 
 def test_codes_and_networks_are_those_of_the_autoencoder() -> None:

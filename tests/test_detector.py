@@ -54,7 +54,7 @@ def make(names=("autoencoder",), shape=(6,), dtype="float32", calibration=None):
 
 def test_one_member_scores_and_is_calibrated_in_the_units_of_its_loss():
     detector, splits = make()
-    own = scores(detector.models[0], splits.scaling, splits.calibrate).numpy()
+    own = scores(detector.models[0], splits.encoding, splits.calibrate).numpy()
     assert detector.score(splits.calibrate.x) == pytest.approx(own, rel=1e-6)
     assert detector.threshold.value == pytest.approx(own.mean() + own.std(), rel=1e-5)
     assert detector.threshold.count == 200
@@ -64,8 +64,8 @@ def test_a_committee_averages_log_scores_standardised_on_the_validate_split():
     detector, splits = make(("autoencoder", "vae", "autoencoder"))
     logs = []
     for model in detector.models:
-        normal = np.log(scores(model, splits.scaling, splits.validate).numpy().astype(np.float64))
-        logs.append((np.log(scores(model, splits.scaling, splits.test).numpy()) - normal.mean()) / normal.std())
+        normal = np.log(scores(model, splits.encoding, splits.validate).numpy().astype(np.float64))
+        logs.append((np.log(scores(model, splits.encoding, splits.test).numpy()) - normal.mean()) / normal.std())
     assert detector.score(splits.test.x) == pytest.approx(np.mean(logs, 0), abs=1e-4)
     assert abs(detector.score(splits.validate.x).mean()) < 1e-3
 
@@ -143,7 +143,7 @@ def test_bytes_and_their_floats_score_alike():
 @pytest.mark.parametrize("names", [("autoencoder",), ("autoencoder", "vae")])
 def test_explain_gives_the_squared_error_of_each_value_in_scaled_units(names):
     detector, splits = make(names)
-    x, scaling = splits.test.x, splits.scaling
+    x, scaling = splits.test.x, splits.encoding
     with torch.no_grad():
         parts = [(scaling(x) - m.reconstruct(scaling(x))).square() for m in detector.models]
     assert detector.explain(x) == pytest.approx(torch.stack(parts).mean(0).numpy(), rel=1e-4, abs=1e-6)
@@ -153,9 +153,9 @@ def test_explain_gives_the_squared_error_of_each_value_in_scaled_units(names):
 
 def test_reconstruct_answers_in_the_units_of_the_data():
     detector, splits = make()
-    scaled = (detector.reconstruct(splits.test.x) - splits.scaling.shift.numpy()) / splits.scaling.scale.numpy()
+    scaled = (detector.reconstruct(splits.test.x) - splits.encoding.shift.numpy()) / splits.encoding.scale.numpy()
     with torch.no_grad():
-        assert scaled == pytest.approx(detector.models[0].reconstruct(splits.scaling(splits.test.x)).numpy(), abs=1e-4)
+        assert scaled == pytest.approx(detector.models[0].reconstruct(splits.encoding(splits.test.x)).numpy(), abs=1e-4)
 
 
 def test_no_row_gives_no_score():
@@ -341,10 +341,10 @@ def test_an_exported_program_needs_its_suffix(tmp_path):
 
 def test_assembling_leaves_the_splits_scaling_alone():
     splits = make_splits()
-    before = {k: v.clone() for k, v in splits.scaling.state_dict().items()}
+    before = {k: v.clone() for k, v in splits.encoding.state_dict().items()}
     detector = Detector.assemble([untrained("autoencoder", (6,))], splits, Calibration())
-    assert detector.graph.scaling is not splits.scaling
-    assert all(torch.equal(v, before[k]) for k, v in splits.scaling.state_dict().items())
+    assert detector.graph.encoding is not splits.encoding
+    assert all(torch.equal(v, before[k]) for k, v in splits.encoding.state_dict().items())
 
 
 def test_scoring_changes_no_weight():

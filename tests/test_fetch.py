@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from raeflow.data import originals
-from raeflow.data.fetch import DOWNLOADS, Download, Remote, fetch
+from raeflow.data.sets import originals
+from raeflow.data.sets.fetch import DOWNLOADS, Download, Remote, fetch
 from raeflow.data.sources import named
 from raeflow.data.writing import write_all
 from raeflow.errors import RaeflowError

@@ -39,7 +39,7 @@ def losses(name: str, shape: tuple[int, ...]) -> dict[str, list[float]]:
     for epoch in run.epochs():
         for key, value in {**{f"loss_{p}": v for p, v in epoch.losses.items()}, "validation_loss": epoch.validation_loss}.items():
             found.setdefault(key, []).append(value)
-    found["scores"] = scores(run.model, run.scaling, run.validate)[:4].tolist()
+    found["scores"] = scores(run.model, run.encoding, run.validate)[:4].tolist()
     return found
 
 

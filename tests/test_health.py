@@ -155,7 +155,7 @@ def test_measuring_a_game_changes_nothing_of_it() -> None:
     assert torch.equal(thrown, torch.get_rng_state())
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert model.training
-    x = splits.scaling(splits.train.x).requires_grad_()  # type: ignore[attr-defined]
+    x = splits.encoding(splits.train.x).requires_grad_()  # type: ignore[attr-defined]
     assert found["critic_slope"] > 0
     assert all(math.isfinite(value) for value in found.values())
     slope = torch.autograd.grad(model.judge(x).sum(), x)[0].flatten(1).norm(dim=1)
@@ -289,10 +289,10 @@ def test_a_judge_of_drawing_ranks_by_distance() -> None:
     known = splits.train
     assert isinstance(known, Rows)
     assert known.label is not None
-    whole, half = (judged(Draws(known.x[known.label < kinds]), splits.scaling) for kinds in (10, 3))  # type: ignore[arg-type]
+    whole, half = (judged(Draws(known.x[known.label < kinds]), splits.encoding) for kinds in (10, 3))  # type: ignore[arg-type]
     assert half < whole <= 0
     with pytest.raises(RaeflowError, match="draws no rows"):
-        judged(variants.build("autoencoder", (1, 8, 8), {}), splits.scaling)
+        judged(variants.build("autoencoder", (1, 8, 8), {}), splits.encoding)
     assert Search(selection="generation").selection == "generation"
     with pytest.raises(RaeflowError, match="health=-1"):
         Training(health=-1)

@@ -251,8 +251,8 @@ def test_it_tells_hidden_parts_of_digits_better_than_their_mean() -> None:
     hyper = dataclasses.replace(masked.published((1, 8, 8)), patch=4, mask_ratio=0.5, width=48, depth=1)
     run = Run("masked", dataclasses.asdict(hyper), splits, Training(epochs=8, batch_size=16, patience=None, device="cpu"))
     told = list(run.epochs())[-1].validation_loss
-    x = splits.scaling(validate)
-    mean = float((x - splits.scaling(train).mean(0)).square().mean())
+    x = splits.encoding(validate)
+    mean = float((x - splits.encoding(train).mean(0)).square().mean())
     assert told < 0.75 * mean
 
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from raeflow import variants
 from raeflow.data import load
-from raeflow.data.gaussians import MIXTURES, ROWS, table
 from raeflow.data.rows import Rows
+from raeflow.data.sets.gaussians import MIXTURES, ROWS, table
 from raeflow.errors import RaeflowError
 from raeflow.study import Data, Training
 from raeflow.training import fit, step_count
@@ -57,7 +57,7 @@ def test_points_count_within_three_deviations_of_the_nearest_centre_alone():
 def test_the_named_sets_load_as_tables_with_their_modes(name):
     assert table(name).num_rows == ROWS
     splits = load(Data(f"gaussians/{name}"))
-    assert splits.spec.shape == (2,) and splits.scaling.mode == "standard"
+    assert splits.spec.shape == (2,) and splits.encoding.mode == "standard"
     assert [len(rows) for rows in (splits.train, splits.validate, splits.calibrate, splits.test)] == [16_000, 1_000, 1_000, 2_000]
     train = next(iter(splits.train.batches(16_000)))
     assert set(train.label.tolist()) == set(range(SETS[name]))
@@ -133,7 +133,7 @@ def test_what_is_counted_is_what_the_generator_draws():
     centre = torch.tensor(MIXTURES["ring"].centres[6], dtype=torch.float32)
     flat = {name: torch.zeros_like(value) if name.startswith("generator.") else value for name, value in trained.weights.items()}
     last = max(name for name in flat if name.startswith("generator.") and name.endswith("bias"))
-    flat[last] = splits.scaling(centre[None])[0]
+    flat[last] = splits.encoding(centre[None])[0]
     count = mode_collapse.counted(dataclasses.replace(trained, weights=flat), "ring", splits, nn.Identity())
     assert count == Count(1, 1.0, pytest.approx(math.log(8)))
 

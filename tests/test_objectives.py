@@ -36,7 +36,7 @@ def test_a_linear_autoencoder_spans_the_principal_subspace(depth: int) -> None:
     hyper = autoencoder.Hyper(latent=k, depth=depth, activation="identity", lr=1e-2)
     plan = Training(epochs=400, batch_size=1792, patience=None, device="cpu")
     model = fit("autoencoder", dataclasses.asdict(hyper), splits, plan).model()
-    x = splits.scaling(digits)
+    x = splits.encoding(digits)
     with torch.no_grad():
         codes, rebuilt = model.encode(x).numpy(), model.reconstruct(x).numpy()
     pca = PCA(k).fit(x.numpy())
@@ -301,7 +301,7 @@ def test_three_dimensions_to_two_by_gradient_descent_is_pca() -> None:
     assert isinstance(model.optimizers()["autoencoder"], torch.optim.SGD)
     plan = Training(epochs=60, batch_size=32, patience=None, device="cpu")
     model = fit("autoencoder", dataclasses.asdict(hyper), splits, plan).model()
-    scaled = splits.scaling(x)
+    scaled = splits.encoding(x)
     with torch.no_grad():
         rebuilt = model.reconstruct(scaled).numpy()
     plane = np.linalg.svd(rebuilt - rebuilt.mean(0), full_matrices=False)[2][:2].T

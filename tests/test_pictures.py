@@ -293,7 +293,7 @@ def test_a_codec_is_the_detectors_own_model(tiny: pipeline.Outcome) -> None:
     codec, rows = Codec.of(tiny.detector), tiny.splits.validate.x[:300]
     assert len(rows) > 100
     scaled = codec.scaled(rows)
-    np.testing.assert_array_equal(scaled, tiny.splits.scaling(rows).numpy())
+    np.testing.assert_array_equal(scaled, tiny.splits.encoding(rows).numpy())
     np.testing.assert_allclose(codec.natural(scaled), rows.numpy(), atol=1e-6)
     codes = codec.encode(rows)
     assert codes.shape == (len(rows), tiny.detector.members[0].hyper["latent"])
@@ -326,4 +326,4 @@ def test_a_model_without_a_code_is_refused(tiny: pipeline.Outcome) -> None:
             return x.flatten(1).sum(1)
 
     with pytest.raises(RaeflowError, match="has no code to draw"):
-        Codec(Plain(), tiny.splits.scaling)
+        Codec(Plain(), tiny.splits.encoding)

@@ -113,7 +113,7 @@ def test_nothing_is_judged_where_no_truth_is_known(digits):
 
 def test_the_baseline_is_isolation_forest_on_the_same_rows(digits):
     s = digits.splits
-    flat = {name: s.scaling(getattr(s, name).x).flatten(1).numpy() for name in ("train", "test")}
+    flat = {name: s.encoding(getattr(s, name).x).flatten(1).numpy() for name in ("train", "test")}
     scores = -IsolationForest(random_state=3).fit(flat["train"]).score_samples(flat["test"])
     found = report.isolation_forest(s, seed=3)
     assert found["auroc"] == pytest.approx(roc_auc_score(s.test.anomaly.numpy(), scores))

@@ -257,7 +257,7 @@ def test_weights_come_back_and_are_the_ones_that_were_judged(searched: Any) -> N
     best = trials[0]
     fitted = load_fitted(best.folder)
     held = splits()
-    again = judge("synthetic", held.for_search(), one.seed)(fitted.model(), held.scaling)
+    again = judge("synthetic", held.for_search(), one.seed)(fitted.model(), held.encoding)
     assert again == pytest.approx(best.value, abs=1e-6)
     assert Path(best.folder) == (one.folder / "trials" / str(best.number)).absolute()
     assert [e["epoch"] for e in best.history] == [1, 2, 3, 4]

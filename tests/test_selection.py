@@ -55,7 +55,7 @@ def model(splits: Splits, epochs: int, latent: int = 8) -> training.Variant:
 def test_a_trained_model_beats_an_untrained_one(kind: str, shape: tuple[int, ...]) -> None:
     splits = digits(shape)
     ask = judge(kind, splits.for_search(), seed=0)
-    untrained, trained = (ask(model(splits, epochs), splits.scaling) for epochs in (0, 15))
+    untrained, trained = (ask(model(splits, epochs), splits.encoding) for epochs in (0, 15))
     assert trained > untrained
     if kind != "validation_loss":
         assert 0.5 < trained <= 1
@@ -68,15 +68,15 @@ def test_synthetic_ranks_models_as_the_truth_does() -> None:
     truth, said = [], []
     for epochs, latent in ((1, 1), (1, 8), (10, 2), (10, 4), (20, 16)):
         one = model(splits, epochs, latent)
-        truth.append(metrics.auroc(splits.test.anomaly, training.scores(one, splits.scaling, splits.test)))
-        said.append(ask(one, splits.scaling))
+        truth.append(metrics.auroc(splits.test.anomaly, training.scores(one, splits.encoding, splits.test)))
+        said.append(ask(one, splits.encoding))
     assert spearmanr(truth, said).statistic > 0.8
 
 
 def test_same_seed_same_value_another_seed_another() -> None:
     splits = digits()
     one = model(splits, 3)
-    first, again, other = (judge("synthetic", splits.for_search(), seed)(one, splits.scaling) for seed in (0, 0, 1))
+    first, again, other = (judge("synthetic", splits.for_search(), seed)(one, splits.encoding) for seed in (0, 0, 1))
     assert first == again != other
     assert abs(first - other) < 0.03
 
@@ -90,9 +90,9 @@ def test_judging_reads_no_label_and_changes_nothing() -> None:
     label = torch.randint(0, 9, (len(splits.validate),))
     poisoned = replace(splits.for_search(), labelled=turned, validate=replace(splits.validate, label=label))
     for kind in ("synthetic", "validation_loss"):
-        assert judge(kind, splits.for_search(), 0)(one, splits.scaling) == judge(kind, poisoned, 0)(one, splits.scaling)
-    assert judge("labels", splits.for_search(), 0)(one, splits.scaling) == pytest.approx(
-        1 - judge("labels", poisoned, 0)(one, splits.scaling)
+        assert judge(kind, splits.for_search(), 0)(one, splits.encoding) == judge(kind, poisoned, 0)(one, splits.encoding)
+    assert judge("labels", splits.for_search(), 0)(one, splits.encoding) == pytest.approx(
+        1 - judge("labels", poisoned, 0)(one, splits.encoding)
     )
     assert all(torch.equal(before[k], v) for k, v in one.state_dict().items())
 
@@ -103,7 +103,7 @@ def test_judging_draws_no_global_random_number() -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    judge("synthetic", splits.for_search(), 0)(one, splits.scaling)
+    judge("synthetic", splits.for_search(), 0)(one, splits.encoding)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -156,7 +156,7 @@ def test_small_and_constant_validation_splits() -> None:
     splits = digits()
     one = model(splits, 2)
     few = replace(splits, validate=splits.validate.take(slice(0, 40)))
-    assert 0 <= judge("synthetic", few, 0)(one, few.scaling) <= 1
+    assert 0 <= judge("synthetic", few, 0)(one, few.encoding) <= 1
     flat = replace(splits, validate=Rows(torch.ones(40, 64)))
     with pytest.raises(RaeflowError, match=r"40 validation rows .* constant"):
         judge("synthetic", flat, 0)
@@ -174,7 +174,7 @@ def test_many_rows_are_thinned_and_large_rows_are_few() -> None:
     large = replace(
         splits,
         spec=replace(splits.spec, shape=(1, side, side)),
-        scaling=fit_scaling("none", (1, side, side), torch.float32, []),
+        encoding=fit_scaling("none", (1, side, side), torch.float32, []),
         validate=Rows(torch.rand(4, 1, side, side)),
     )
     asked = judge("synthetic", large, 0)
@@ -200,7 +200,7 @@ def test_a_model_that_gives_nan_is_refused() -> None:
         next(broken.parameters()).fill_(math.nan)
     for kind in ("synthetic", "validation_loss", "labels"):
         with pytest.raises(training.Diverged, match="NaN"):
-            judge(kind, splits, 0)(broken, splits.scaling)
+            judge(kind, splits, 0)(broken, splits.encoding)
 
 
 def trial(number: int, value: float | None, status: str = "complete", message: str = "") -> Trial:

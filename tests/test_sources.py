@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from raeflow.data import airshower
+from raeflow.data.sets import airshower
 from raeflow.data.sources import locate, located, lookup, named, places, resolve
 from raeflow.errors import RaeflowError
 from raeflow.study import Data
@@ -251,7 +251,7 @@ def test_image_sets_load_whole(name, train, test):
     from raeflow.data import inspect, load
 
     spec, splits = inspect(Data(name)), load(Data(name))
-    assert spec.shape == named()[name].shape and spec.dtype == "uint8" and splits.scaling.mode == "unit"
+    assert spec.shape == named()[name].shape and spec.dtype == "uint8" and splits.encoding.mode == "unit"
     assert len(splits.train) + len(splits.validate) + len(splits.calibrate) == train
     assert np.array_equal(splits.test.x.numpy(), _stored(name, spec.columns[0], "test")) and len(splits.test) == test
     if named()[name].target:
@@ -270,14 +270,14 @@ def test_flagged_sets_train_on_normal_rows_alone():
     heart = load(Data("adbench/06_cardio"))
     normal_held_out = len(heart.test) - int(heart.test.anomaly.sum())
     assert len(heart.train) + len(heart.validate) + len(heart.calibrate) + normal_held_out == 1831 - 176
-    assert heart.spec.shape == (21,) and heart.scaling.mode == "standard"
+    assert heart.spec.shape == (21,) and heart.encoding.mode == "standard"
 
 
 def test_sets_made_here_load(lake, monkeypatch):
     from raeflow.data import load
 
     sevens = load(Data("digits", normal=[("label", "!=", 7)]))
-    assert sevens.spec.shape == (1, 8, 8) and sevens.scaling.mode == "unit"
+    assert sevens.spec.shape == (1, 8, 8) and sevens.encoding.mode == "unit"
     held_out = sevens.test.label == 7
     assert held_out.any() and bool((sevens.test.anomaly == held_out).all()) and not (sevens.train.label == 7).any()
     monkeypatch.setattr(airshower, "ROWS", 600)

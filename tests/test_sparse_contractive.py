@@ -39,7 +39,7 @@ def codes(name: str, module: Any, epochs: int = 40, **values: Any) -> Tensor:
     splits, hyper = digits(), dataclasses.asdict(module.Hyper(**values))
     model = fit(name, hyper, splits, Training(epochs=epochs, batch_size=128, patience=None, device="cpu")).model()
     with torch.no_grad():
-        found: Tensor = model.encode(splits.scaling(splits.validate.x))
+        found: Tensor = model.encode(splits.encoding(splits.validate.x))
     return found
 
 
@@ -221,14 +221,14 @@ def test_training_contracts_the_code() -> None:
     for weight in (0.0, 0.1, 1.0):
         hyper = {**dataclasses.asdict(contractive.published((64,))), "contraction": weight}
         model = fit("contractive", hyper, splits, Training(epochs=20, batch_size=64, patience=None, device="cpu")).model()
-        x = splits.scaling(splits.validate.x)
+        x = splits.encoding(splits.validate.x)
         with torch.no_grad():
             error = model.score(x).mean().item()
         found.append((model.contracted(batch(x))[1].mean().item(), error))
     norms, errors = zip(*found, strict=True)
     assert norms[1] < 0.95 * norms[0] and norms[2] < 0.6 * norms[1]
     assert errors[1] < 1.15 * errors[0], "the code still tells rows apart"
-    assert errors[0] < errors[2] < float(splits.scaling(splits.train.x).var(0).mean())
+    assert errors[0] < errors[2] < float(splits.encoding(splits.train.x).var(0).mean())
 
 
 def test_nonsense_is_refused_with_its_value() -> None:

@@ -64,8 +64,8 @@ def test_a_stream_divides_and_scales_as_memory_does(both):
     assert len(streamed.train) == len(resident.train)
     assert streamed.train.shape == (D,)
     assert streamed.fingerprint == resident.fingerprint
-    torch.testing.assert_close(streamed.scaling.shift, resident.scaling.shift)
-    torch.testing.assert_close(streamed.scaling.scale, resident.scaling.scale)
+    torch.testing.assert_close(streamed.encoding.shift, resident.encoding.shift)
+    torch.testing.assert_close(streamed.encoding.scale, resident.encoding.scale)
     for name in ("validate", "calibrate", "test", "labelled"):  # small enough here to be whole
         mine, theirs = getattr(streamed, name), getattr(resident, name)
         torch.testing.assert_close(mine.x, theirs.x)

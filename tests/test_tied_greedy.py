@@ -210,12 +210,12 @@ def test_the_stack_rebuilds_before_fine_tuning_and_better_after_it(shape: tuple[
     stack = {"layers": (32, 16) if len(shape) == 1 else (8, 16), "latent": 8, "activation": "tanh", "lr": 5e-3}
     plan = Training(epochs=16, batch_size=32, patience=None, device="cpu")
     alone = Run("greedy", {**stack, "fine_tuning": 0.0}, splits, plan)
-    untrained = scores(alone.model, alone.scaling, splits.validate).mean()
+    untrained = scores(alone.model, alone.encoding, splits.validate).mean()
     for _ in alone.epochs():
         pass
-    layered = scores(alone.model, alone.scaling, splits.validate).mean()
+    layered = scores(alone.model, alone.encoding, splits.validate).mean()
     longer = fit("greedy", {**stack, "fine_tuning": 0.5}, splits, dataclasses.replace(plan, epochs=32)).history[-1]["validation_loss"]
-    x, held = (splits.scaling(part.x) for part in (splits.train, splits.validate))
+    x, held = (splits.encoding(part.x) for part in (splits.train, splits.validate))
     nothing = (held - x.mean(0)).square().mean()
     assert layered < 0.8 * nothing < nothing < untrained
     assert longer < 0.9 * layered

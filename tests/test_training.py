@@ -204,7 +204,7 @@ def test_bf16_stays_close_to_float32(name: str, shape: tuple[int, ...]) -> None:
     half = fit(name, hyper, splits, plan(epochs=6, precision="bf16"))
     assert all(w.dtype == torch.float32 for w in half.weights.values())
     assert not equal(full.weights, half.weights)
-    at_full, at_half = (scores(f.model(), splits.scaling, splits.validate) for f in (full, half))
+    at_full, at_half = (scores(f.model(), splits.encoding, splits.validate) for f in (full, half))
     torch.testing.assert_close(at_half.mean(), at_full.mean(), rtol=0.05, atol=0.0)
 
 
@@ -229,10 +229,10 @@ def test_channels_last_in_memory_are_the_same_numbers(name: str, monkeypatch: py
 
 def test_the_splits_are_left_as_they_were() -> None:
     splits = digits((64,))
-    before = splits.train.x.clone(), splits.scaling.shift.clone()
+    before = splits.train.x.clone(), splits.encoding.shift.clone()
     fit("autoencoder", small("autoencoder", (64,)), splits, plan(epochs=1))
     assert torch.equal(before[0], splits.train.x)
-    assert torch.equal(before[1], splits.scaling.shift)
+    assert torch.equal(before[1], splits.encoding.shift)
 
 
 def test_average_leaves_alone_what_a_loss_did_not_reach(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,8 +222,8 @@ def test_a_row_scores_alone(name: str, shape: tuple[int, ...]) -> None:
 def test_scoring_leaves_no_trace(name: str, shape: tuple[int, ...]) -> None:
     run = trained(name, shape)
     before, dice = copy.deepcopy(run.model.state_dict()), torch.get_rng_state()
-    first = scores(run.model, run.scaling, run.validate)
-    second = scores(run.model, run.scaling, run.validate)
+    first = scores(run.model, run.encoding, run.validate)
+    second = scores(run.model, run.encoding, run.validate)
     assert torch.equal(first, second)
     assert torch.equal(dice, torch.get_rng_state())
     after = run.model.state_dict()
@@ -249,7 +249,7 @@ def test_saved_and_loaded_it_scores_the_same(name: str, shape: tuple[int, ...], 
     checkpoint.save(tmp_path / "model", {"hyper": fitted.hyper, "weights": fitted.weights})
     read = checkpoint.load(tmp_path / "model")
     again = Fitted(name, read["hyper"], shape, read["weights"]).model()
-    assert torch.equal(scores(again, run.scaling, run.validate), scores(run.model, run.scaling, run.validate))
+    assert torch.equal(scores(again, run.encoding, run.validate), scores(run.model, run.encoding, run.validate))
 
 
 @each_variant
@@ -295,4 +295,4 @@ def test_strange_rows_score_higher(name: str, shape: tuple[int, ...]) -> None:
     fitted = fit(name, dataclasses.asdict(hyper), splits, Training(epochs=epochs, batch_size=24, device="cpu"))
     test = Rows(torch.cat([normal[140:], strange]))
     truth = [0] * (len(normal) - 140) + [1] * len(strange)
-    assert roc_auc_score(truth, scores(fitted.model(), splits.scaling, test).numpy()) > 0.9
+    assert roc_auc_score(truth, scores(fitted.model(), splits.encoding, test).numpy()) > 0.9

@@ -142,7 +142,7 @@ def reports(
                 break
             # Several workers report together or not at all, and their clocks differ.
             if epoch.number in rungs or (workers == 1 and time.perf_counter() - state.told > HEARTBEAT):
-                value = judge(run.model, run.scaling) if epoch.settled or generation else None
+                value = judge(run.model, run.encoding) if epoch.settled or generation else None
                 yield state.report(run, epoch.number, value, rungs.get(epoch.number))
         yield finish(plan, run, judge, number, state)
     except FAILURES as error:
@@ -155,7 +155,7 @@ def finish(plan: Plan, run: Run, judge: Judge, number: int, state: _State) -> di
     """Judge the model that a user would get, write its weights, and tell the end of the trial."""
     fitted = run.fitted()
     run.model.load_state_dict(fitted.weights)
-    value = judge(run.model, run.scaling)
+    value = judge(run.model, run.encoding)
     if not math.isfinite(value):
         raise RaeflowError(f"{run.variant} was judged {value} after epoch {fitted.best_epoch}")
     if run.rank == 0:

@@ -144,8 +144,8 @@ class Splits:
     """The four disjoint splits, with the scaling fitted on train alone."""
 
     spec: RowSpec
-    scaling: Any
-    """`raeflow.data.scaling.Scaling`."""
+    encoding: Any
+    """`raeflow.data.scaling.Scaling`: stored rows to what the model sees."""
     train: RowSource
     """Normal rows (those that `Data.normal` keeps)."""
     validate: Rows

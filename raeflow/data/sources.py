@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from raeflow.data.catalogue import NamedSet, lookup, named
+from raeflow.data.sets.catalogue import NamedSet, lookup, named
 from raeflow.errors import RaeflowError
 from raeflow.study import Data
 
@@ -140,13 +140,13 @@ def make(chosen: NamedSet, root: Path) -> list[Path]:
 
 def _made(name: str) -> pa.Table:
     if name == "digits":
-        from raeflow.data import digits
+        from raeflow.data.sets import digits
 
         return digits.table()
     if name.startswith("gaussians/"):
-        from raeflow.data import gaussians
+        from raeflow.data.sets import gaussians
 
         return gaussians.table(name.removeprefix("gaussians/"))
-    from raeflow.data import airshower
+    from raeflow.data.sets import airshower
 
     return airshower.table(name.removeprefix("airshower/"))

@@ -34,13 +34,13 @@ class Codec:
     def __init__(self, model: Variant, scaling: Scaling) -> None:
         if not isinstance(model, Latent):
             raise RaeflowError(f"{type(model).__module__.rsplit('.', 1)[-1]} has no code to draw: it cannot encode and decode")
-        self.model, self.scaling = model.eval(), scaling
+        self.model, self.encoding = model.eval(), scaling
         self.device = next(model.parameters()).device
 
     @classmethod
     def of(cls, detector: Detector) -> Codec:
         """That of a detector's first (best) member."""
-        (first, *_), scaling = detector.graph.members, detector.graph.scaling
+        (first, *_), scaling = detector.graph.members, detector.graph.encoding
         return cls(first, scaling)  # type: ignore[arg-type]
 
     def scaled(self, rows: Values | torch.Tensor) -> Values:
@@ -64,9 +64,9 @@ class Codec:
 
         Raises RaeflowError where each row was scaled by itself, since nothing then tells its units.
         """
-        if self.scaling.mode == "signal":
+        if self.encoding.mode == "signal":
             raise RaeflowError("signals that are each scaled by their own mean and std cannot be put back into the data's units")
-        return self._each(lambda x: self.scaling.inverse(x, like=x), scaled, scale=False)
+        return self._each(lambda x: self.encoding.inverse(x, like=x), scaled, scale=False)
 
     @torch.no_grad()
     def _each(self, call: Callable[[torch.Tensor], torch.Tensor], values: Values | torch.Tensor, *, scale: bool) -> Values:
@@ -74,5 +74,5 @@ class Codec:
         parts = []
         for start in range(0, len(whole), BATCH):
             x = whole[start : start + BATCH].to(self.device)
-            parts.append(call(self.scaling(x) if scale else x.float()).float().cpu().numpy())
+            parts.append(call(self.encoding(x) if scale else x.float()).float().cpu().numpy())
         return np.concatenate(parts)

@@ -90,7 +90,7 @@ def judge_trial(trial: Trial, splits: Splits) -> dict[str, float]:
     flags = truth(splits)
     if flags is None or splits.test is None or trial.folder is None:
         return {}
-    strange = scores(load_fitted(trial.folder).model(), splits.scaling, splits.test).cpu().numpy()
+    strange = scores(load_fitted(trial.folder).model(), splits.encoding, splits.test).cpu().numpy()
     # Where the arithmetic overflows a row is as strange as can be, as a detector has it.
     return ranked(flags, np.nan_to_num(strange, nan=np.inf, posinf=np.inf, neginf=-np.inf))
 
@@ -99,7 +99,7 @@ def _flat(splits: Splits, rows: Any, most: int | None = None) -> Floats:
     """Scaled rows (n, values), the first `most` of them."""
     parts, count = [], 0
     for raw in rows.batches(4096):
-        scaled = splits.scaling(raw.x.cpu())
+        scaled = splits.encoding(raw.x.cpu())
         parts.append(scaled.reshape(len(scaled), -1).numpy())
         count += len(scaled)
         if most is not None and count >= most:

@@ -126,7 +126,7 @@ def _data(study: Study, splits: Splits) -> str:
     facts = [
         ("source", without_passwords(", ".join(map(str, listed[:4]))) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")),
         ("row", f"{'x'.join(map(str, spec.shape))} of {spec.dtype}, from {columns}"),
-        ("scaling", str(splits.scaling.mode)),
+        ("scaling", str(splits.encoding.mode)),
     ]
     facts += [(name, str(value)) for name, value in (("normal rows", _condition(data.normal)), ("label", data.label)) if value]
     facts.append(("fingerprint", splits.fingerprint or "-"))

@@ -78,6 +78,6 @@ def table(name: str) -> pa.Table:
         "label": pa.array(mode),
         "split": pa.array([word for word, count in parts.items() for _ in range(count)]),
     }
-    source = f"raeflow.data.gaussians.MIXTURES[{name!r}].draw({ROWS}), version {VERSION}"
+    source = f"raeflow.data.sets.gaussians.MIXTURES[{name!r}].draw({ROWS}), version {VERSION}"
     names = [f"mode {place}" for place in range(len(MIXTURES[name].centres))]
     return describe(pa.table(columns), shape=(2,), classes=names, source=source, licence="Apache-2.0 (made by raeflow)")

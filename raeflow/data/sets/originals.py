@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raeflow.data.catalogue import NamedSet
+from raeflow.data.sets.catalogue import NamedSet
 from raeflow.data.writing import describe, fixed_lists
 from raeflow.errors import RaeflowError
 
@@ -28,7 +28,7 @@ Tables = dict[str, pa.Table]
 Convert = Callable[[Path, NamedSet], Tables]
 
 BROKEN = (OSError, EOFError, ValueError, KeyError, IndexError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
-"""What a malformed download raises while it is read; `raeflow.data.fetch` turns it into one sentence."""
+"""What a malformed download raises while it is read; `raeflow.data.sets.fetch` turns it into one sentence."""
 
 DIGITS = tuple(str(digit) for digit in range(10))
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

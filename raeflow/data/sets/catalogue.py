@@ -81,12 +81,12 @@ def _airshower(noise: str) -> NamedSet:
     return NamedSet(
         f"airshower/{noise}",
         f"simulated radio traces of air showers, {noise} noise",
-        # The number is that of raeflow.data.airshower.VERSION: a simulator that draws otherwise writes another file.
+        # The number is that of raeflow.data.sets.airshower.VERSION: a simulator that draws otherwise writes another file.
         (f"airshower/airshower_{noise}_v1.parquet",),
         ("noisy",),
         "label",
         licence="Apache-2.0",
-        source="made by raeflow.data.airshower",
+        source="made by raeflow.data.sets.airshower",
         citation="after Erdmann, Schlueter, Smida: Classification and Recovery of Radio Signals from Cosmic Ray Induced "
         "Air Showers with Deep Learning, JINST 14 P04005, 2019 (arXiv:1901.04079)",
         rows=10_000,
@@ -101,12 +101,12 @@ def _gaussians(name: str, modes: int) -> NamedSet:
     return NamedSet(
         f"gaussians/{name}",
         f"{modes} narrow Gaussians in the plane, a {name}",
-        # The number is that of raeflow.data.gaussians.VERSION.
+        # The number is that of raeflow.data.sets.gaussians.VERSION.
         (f"gaussians/gaussians_{name}_v1.parquet",),
         ("x", "y"),
         "label",
         licence="Apache-2.0",
-        source="made by raeflow.data.gaussians",
+        source="made by raeflow.data.sets.gaussians",
         citation="Srivastava, Valkov, Russell, Gutmann, Sutton: VEEGAN: Reducing Mode Collapse in GANs using Implicit "
         "Variational Learning, NeurIPS 2017 (arXiv:1705.07761)",
         rows=20_000,

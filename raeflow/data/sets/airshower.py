@@ -207,7 +207,7 @@ def table(noise: str) -> pa.Table:
         "snr": pa.array(drawn.snr),
         "split": pa.array(["train"] * _TRAIN + ["test"] * (ROWS - _TRAIN)),
     }
-    source = f"raeflow.data.airshower.simulate(rows={ROWS}, noise={noise!r}, seed=0), version {VERSION}"
+    source = f"raeflow.data.sets.airshower.simulate(rows={ROWS}, noise={noise!r}, seed=0), version {VERSION}"
     return describe(
         pa.table(columns), shape=(1, SAMPLES), classes=("noise alone", "shower"), source=source, licence="Apache-2.0 (made by raeflow)"
     )

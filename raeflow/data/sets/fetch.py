@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from raeflow.data import originals
-from raeflow.data.catalogue import ADBENCH, ADBENCH_SIZES, NamedSet, lookup, named
+from raeflow.data.sets import originals
+from raeflow.data.sets.catalogue import ADBENCH, ADBENCH_SIZES, NamedSet, lookup, named
 from raeflow.data.sources import make, places
 from raeflow.data.writing import write_all
 from raeflow.errors import RaeflowError
