@@ -6,6 +6,7 @@ N rows of a table, D values of a row, F columns; a row is (F,), (C, L) or (C, H,
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from raeflow.data import columns as columns_
 from raeflow.data.rows import RowSpec, Shape
 from raeflow.data.types import is_list, is_number, refuse_nulls
 from raeflow.errors import RaeflowError
@@ -28,19 +30,25 @@ _NAMES = {
 _TORCH = {"uint8": torch.uint8, "float32": torch.float32}
 
 
-def to_tensor(table: pa.Table | pa.RecordBatch, spec: RowSpec, where: str = "", first: int = 0) -> Tensor:
-    """Rows of an Arrow table as a tensor (N, *spec.shape) of `spec.dtype`.
+def to_tensor(
+    table: pa.Table | pa.RecordBatch, spec: RowSpec, where: str = "", first: int = 0, words: columns_.Words | None = None
+) -> Tensor:
+    """Rows of an Arrow table as a tensor (N, *spec.stored) of `spec.dtype`, float32 where a table of bytes has gaps.
 
     `where` and `first`, the number of the table's first row, place a fault in its message. A column in one
     piece of the very dtype is not copied, so the tensor may alias Arrow's memory: treat it as read-only.
-    Raises `RaeflowError` for a missing column, a wrong type, nulls, ragged lists, NaN or infinity, and
-    images that cannot be decoded.
+    NaN and nulls are gaps in the columns of a table. With `words` its categories are places among words that are put there,
+    rather than among the levels of the spec.
+    Raises `RaeflowError` for a missing column, a wrong type, infinity, images that cannot be decoded, and, where
+    a row is no table, nulls, NaN and ragged lists.
     """
     where = f"{where}, " if where else ""
     columns = [_column(table, name, where) for name in spec.columns]
     if table.num_rows == 0:
-        return torch.empty((0, *spec.shape), dtype=_TORCH[spec.dtype])
-    if spec.kind == "columns":
+        return torch.empty((0, *spec.stored), dtype=_TORCH[spec.dtype])
+    if spec.kind == "mixed":
+        rows = _woven(columns_.store(columns, spec, where, words), torch.float32)
+    elif spec.kind == "columns":
         rows = _weave(columns, spec, where, first)
     elif spec.kind == "image":
         from raeflow.data.images import decode  # Pillow, only where images are encoded
@@ -50,7 +58,7 @@ def to_tensor(table: pa.Table | pa.RecordBatch, spec: RowSpec, where: str = "", 
         rows = _lists(columns[0], spec, where, first)
     if rows.dtype == torch.float32:
         _refuse_not_finite(rows, columns, spec, where, first)
-    return rows.reshape(len(rows), *spec.shape)
+    return rows.reshape(len(rows), *spec.stored)
 
 
 def _column(table: pa.Table | pa.RecordBatch, name: str, where: str) -> pa.ChunkedArray:
@@ -67,17 +75,25 @@ def _column(table: pa.Table | pa.RecordBatch, name: str, where: str) -> pa.Chunk
 
 def _weave(columns: list[pa.ChunkedArray], spec: RowSpec, where: str, first: int) -> Tensor:
     """F columns of N values as one (N, F) tensor."""
-    arrays = []
+    arrays, gaps = [], bool(spec.held) and any(column.null_count for column in columns)
     for name, column in zip(spec.columns, columns, strict=True):
+        if gaps:
+            arrays.append(columns_.gapped(column, name, where))
+            continue
         refuse_nulls(column, name, where, first)
-        arrays.append(_whole([_numbers(chunk, spec.dtype, name, where) for chunk in column.chunks]))
+        arrays.append(_whole([_numbers(chunk, spec.dtype, name, where) for chunk in column.chunks]).numpy())
+    return _woven(arrays, torch.float32 if gaps else _TORCH[spec.dtype])
+
+
+def _woven(arrays: list[np.ndarray[Any, Any]], dtype: torch.dtype) -> Tensor:
+    """K arrays (N,) as one (N, K) tensor."""
     if len(arrays) == 1:
-        return arrays[0].unsqueeze(1)
-    out = torch.empty((len(arrays[0]), len(arrays)), dtype=_TORCH[spec.dtype])
-    target, sources = out.numpy(), [a.numpy() for a in arrays]
+        return torch.from_numpy(arrays[0]).unsqueeze(1)
+    out = torch.empty((len(arrays[0]), len(arrays)), dtype=dtype)
+    target = out.numpy()
     for start in range(0, len(target), _BLOCK):
         part = slice(start, start + _BLOCK)
-        for j, source in enumerate(sources):
+        for j, source in enumerate(arrays):
             target[part, j] = source[part]
     return out
 
@@ -213,21 +229,21 @@ def named_axes(kind: pa.DataType) -> bool:
 def _refuse_not_finite(rows: Tensor, columns: list[pa.ChunkedArray], spec: RowSpec, where: str, first: int) -> None:
     # A sum runs at the speed of memory, isfinite at a fortieth of it; a sum that overflows is only looked at again.
     # numpy's, since torch would start its own threads in each of the threads that read.
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         if math.isfinite(float(rows.numpy().sum())):
             return
-    flat = rows.reshape(len(rows), -1)
-    bad = ~torch.isfinite(flat)
-    if not bool(bad.any()):
+    flat = rows.reshape(len(rows), -1).numpy()
+    bad = np.isinf(flat) if spec.held else ~np.isfinite(flat)
+    if not bad.any():
         return
-    row, entry = (int(i) for i in bad.nonzero()[0])
-    name = spec.columns[entry] if spec.kind == "columns" else spec.columns[0]
-    value: Any = float(flat[row, entry])
-    if spec.kind == "columns":
-        value = columns[entry][row].as_py()
-    place = f"{where}column {name!r}, row {first + row}" + ("" if spec.kind == "columns" else f", entry {_index(entry, spec.shape)}")
-    why = "is not finite" if not math.isfinite(value) else "does not fit into float32"
-    raise RaeflowError(f"{place}: value {value!r} {why}")
+    row, entry = (int(i) for i in np.argwhere(bad)[0])
+    each = spec.kind in ("columns", "mixed")
+    at = bisect_right(spec.places, entry) - 1 if spec.fields else entry
+    name = spec.columns[at] if each else spec.columns[0]
+    value: Any = columns[at][row].as_py() if each else float(flat[row, entry])
+    place = f"{where}column {name!r}, row {first + row}" + ("" if each else f", entry {_index(entry, spec.shape)}")
+    fits = isinstance(value, (int, float)) and not math.isfinite(value)
+    raise RaeflowError(f"{place}: value {value!r} {'is not finite' if fits else 'does not fit into float32'}")
 
 
 def _index(entry: int, shape: Shape) -> str:
