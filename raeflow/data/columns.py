@@ -47,6 +47,16 @@ def is_text(kind: pa.DataType) -> bool:
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
+def fits(kind: pa.DataType, field: Field) -> bool:
+    """Whether a column of this type can be read as a field: numbers of any width, words of any layout, any clock or text of one."""
+    role, plain = role_of(kind), kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_null(plain):
+        return True
+    if field.role == "category":
+        return role in ("category", "flag") or pa.types.is_integer(plain)
+    return role in {"number": ("number", "flag"), "flag": ("number", "flag"), "clock": ("clock", "category")}[field.role]
+
+
 def store(columns: Sequence[pa.ChunkedArray], spec: RowSpec, where: str, words: Words | None = None) -> list[Floats]:
     """K arrays (N,) of stored values from a mixed table's columns.
 
@@ -72,6 +82,8 @@ def store(columns: Sequence[pa.ChunkedArray], spec: RowSpec, where: str, words: 
 def gapped(column: pa.ChunkedArray, name: str, where: str) -> Floats:
     """(N,) numbers, flags (0, 1) and durations (seconds); NaN where there is none."""
     kind = column.type
+    if pa.types.is_null(kind):
+        return np.full(len(column), np.nan, np.float32)
     if pa.types.is_dictionary(kind):
         column, kind = column.cast(kind.value_type), kind.value_type
     if pa.types.is_duration(kind):

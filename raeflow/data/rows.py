@@ -6,7 +6,7 @@ N rows of a split, B rows of a batch; a row is (F,), (C, L) or (C, H, W).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -215,6 +215,10 @@ class Splits:
             values["validate"] = len(self.validate)  # a slice of the labelled rows travels as its length
         return _splits, (values,)
 
+    def told(self) -> list[tuple[str, str]]:
+        """Each column of a table's files, in words: how it enters the model, or why it stays out."""
+        return told(self.encoding if self.spec.held else None, self.left_out)
+
     def of_class(self, label: int) -> Splits:
         """The same splits with one class alone to train, validate and calibrate on; test rows stay, `anomaly` marks the other classes.
 
@@ -240,6 +244,12 @@ class Splits:
     def for_search(self) -> Splits:
         """Without calibrate and test: what a search may see."""
         return replace(self, calibrate=None, test=None)
+
+
+def told(encoding: Any, left_out: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Each column of an encoding (None: of no table) and each that was left out, with what is to be said of it."""
+    used = [] if encoding is None else [(c.name, c.told()) for c in encoding.columns]
+    return used + [(name, f"left out: {why}") for name, why in left_out]
 
 
 def _rows(*arrays: Any) -> Rows:

@@ -19,6 +19,8 @@ from raeflow.errors import RaeflowError
 
 ROWS, PLACES = 16_384, 16
 """Rows that are looked at, and how many places of the files they come from."""
+_WHOLE, _SLICES = 1 << 17, 4
+"""Rows of a row group up to which all of it is read and slices from all over it are looked at; of a larger one the first rows."""
 _FEWEST = 50
 """Rows below which nothing is concluded from values that differ."""
 _DIFFERENT = 0.5
@@ -51,9 +53,12 @@ def _first(footer: Footer, group: int, names: Sequence[str], rows: int) -> pa.Ta
     held = [name for name in names if name in footer.schema.names]
     try:
         with piece.filesystem.open_input_file(piece.path) as file, pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(batch_size=rows, row_groups=[group], columns=held):
-                return pa.Table.from_batches([batch])
-            return footer.schema.empty_table().select(held)
+            if footer.metadata.row_group(group).num_rows > _WHOLE:
+                return pa.Table.from_batches([next(parquet.iter_batches(batch_size=rows, row_groups=[group], columns=held))])
+            table = parquet.read_row_group(group, columns=held)
+            each = math.ceil(rows / _SLICES)
+            starts = [(len(table) - each) * i // (_SLICES - 1) for i in range(_SLICES)] if len(table) > rows else [0]
+            return pa.concat_tables([table.slice(start, each) for start in starts]) if len(starts) > 1 else table
     except ARROW_ERRORS as error:
         raise RaeflowError(f"{piece.uri}, row group {group}: cannot be read ({reason(error)})") from error
 

@@ -77,7 +77,7 @@ def _weave(columns: list[pa.ChunkedArray], spec: RowSpec, where: str, first: int
     """F columns of N values as one (N, F) tensor."""
     arrays, gaps = [], bool(spec.held) and any(column.null_count for column in columns)
     for name, column in zip(spec.columns, columns, strict=True):
-        if gaps:
+        if gaps or pa.types.is_null(column.type):
             arrays.append(columns_.gapped(column, name, where))
             continue
         refuse_nulls(column, name, where, first)

@@ -176,6 +176,12 @@ class TableEncoding(nn.Module):
         gap = at.isnan()
         return torch.where(gap, self.no_gaps, (self.worded & (at < 0)) | (self.still & (at != self.constant)))
 
+    def novelties(self, x: Tensor) -> Tensor:
+        """(B, K) stored values to (B,): in how many columns a row has what train never had."""
+        if self.plain:
+            return (x.isnan() if x.is_floating_point() else torch.zeros_like(x)).sum(1)
+        return self.strange(x).sum(1)
+
     def by_column(self, values: Tensor) -> Tensor:
         """(B, F) of the encoded row, squared errors say, to (B, C): their sum for each column."""
         if self.plain:
