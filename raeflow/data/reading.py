@@ -20,7 +20,8 @@ from torch import Tensor
 from raeflow.data import filters, splits
 from raeflow.data.files import Piece, named, read_groups
 from raeflow.data.rows import Raw, RowSpec
-from raeflow.data.tensors import refuse_nulls, to_tensor
+from raeflow.data.tensors import to_tensor
+from raeflow.data.types import refuse_nulls
 from raeflow.errors import RaeflowError
 
 T = TypeVar("T")

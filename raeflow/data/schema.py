@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from raeflow.data import filters
 from raeflow.data.files import Footer, first_row, read_groups
 from raeflow.data.rows import RowSpec, Shape
-from raeflow.data.tensors import is_list, is_number, named_axes, tensor_axes, to_tensor
+from raeflow.data.tensors import named_axes, tensor_axes, to_tensor
+from raeflow.data.types import is_list, is_number
 from raeflow.errors import RaeflowError
 from raeflow.study import Data
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from raeflow.data.rows import RowSpec, Shape
+from raeflow.data.types import is_list, is_number, refuse_nulls
 from raeflow.errors import RaeflowError
 
 _BLOCK = 4096
@@ -207,25 +208,6 @@ def named_axes(kind: pa.DataType) -> bool:
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------------------
-
-
-def is_number(kind: pa.DataType) -> bool:
-    """Integers, floats, decimals and true/false."""
-    types = pa.types
-    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind))
-
-
-def is_list(kind: pa.DataType) -> bool:
-    """Lists of fixed or any length."""
-    types = pa.types
-    return bool(types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind))
-
-
-def refuse_nulls(column: pa.ChunkedArray | pa.Array, name: str, where: str, first: int) -> None:
-    """Refuse a column with a null, naming the first."""
-    if column.null_count:
-        at = int(pc.index(pc.is_null(column), True).as_py())
-        raise RaeflowError(f"{where}column {name!r}, row {first + at}: the value is null, one of {column.null_count} in {len(column)} rows")
 
 
 def _refuse_not_finite(rows: Tensor, columns: list[pa.ChunkedArray], spec: RowSpec, where: str, first: int) -> None:

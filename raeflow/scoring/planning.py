@@ -17,7 +17,7 @@ from pyarrow import fs
 from raeflow.data.files import ARROW_ERRORS, Footer, Piece, expand, read_footers, reason
 from raeflow.data.rows import RowSpec
 from raeflow.data.schema import is_image
-from raeflow.data.tensors import is_list, is_number
+from raeflow.data.types import is_list, is_number
 from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
 from raeflow.scoring.fragment import ADDED, STAMP, Fragment, leaves
