@@ -25,10 +25,12 @@ def fixed_lists(values: NDArray[Any]) -> pa.FixedSizeListArray:
 
 
 def describe(
-    table: pa.Table, *, shape: Sequence[int], source: str, licence: str, classes: Sequence[str] = (), layout: str | None = None
+    table: pa.Table, *, shape: Sequence[int] = (), source: str, licence: str, classes: Sequence[str] = (), layout: str | None = None
 ) -> pa.Table:
     """The table with the schema metadata that raeflow reads back: shape, layout, classes, source, licence."""
-    metadata = {"shape": ",".join(str(n) for n in shape), "source": source, "licence": licence}
+    metadata = {"source": source, "licence": licence}
+    if shape:
+        metadata["shape"] = ",".join(str(n) for n in shape)
     if classes:
         metadata["classes"] = json.dumps(list(classes))
     if layout is not None:
