@@ -6,6 +6,7 @@ import datetime
 import gzip
 import io
 import random
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -43,20 +44,14 @@ def converted(*sources, **options):
     return table, told
 
 
-def refused(*sources, **options):
+def refused(*sources, out=None, **options):
     """The one sentence of a refusal, which leaves nothing behind."""
-    before = sorted(p.name for p in here_now())
+    before = sorted(Path().rglob("*"))
     with pytest.raises(RaeflowError) as refusal:
-        convert([str(s) for s in sources], None, Options(**options))
-    assert sorted(p.name for p in here_now()) == before
+        convert([str(s) for s in sources], out, Options(**options))
+    assert sorted(Path().rglob("*")) == before
     assert "\n" not in str(refusal.value)
     return str(refusal.value)
-
-
-def here_now():
-    from pathlib import Path
-
-    return list(Path().iterdir())
 
 
 # --- text --------------------------------------------------------------------------------------------------------------------
@@ -110,7 +105,7 @@ def test_encodings():
     put("wide.csv", "a,b\nä,1\n", "utf-16")
     table, told = converted("wide.csv")
     assert table.to_pydict() == {"a": ["ä"], "b": [1]} and "utf-16" in told[0]
-    assert "there is no such encoding" in refused("latin.csv", encoding="klingon")
+    assert "there is no such encoding" in refused("wide.csv", out="b.parquet", encoding="klingon")
 
 
 def test_bytes_that_are_no_text_far_below_are_refused(monkeypatch, here):
@@ -154,6 +149,13 @@ def test_widest_holds_both():
         assert widest(one, other) == widest(other, one) == want
 
 
+def test_what_is_unusual_of_many_files_is_told_once():
+    for n in range(3):
+        put(f"{n}.csv", "a;b\n1;2\n")
+    told = converted("0.csv", "1.csv", "2.csv")[1]
+    assert len(told) == 1 and told[0].endswith("0.csv and 2 more: values divided by semicolons")
+
+
 def test_several_files_share_one_schema():
     put("a.csv", "a,b\n1,2020-01-01\n")
     put("b.csv", "b;a\n2020-01-02;2.5\n")
@@ -168,7 +170,7 @@ def test_several_files_share_one_schema():
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("a,a\n1,2\n", "columns 1 and 2 are both named 'a'"), ("a,,b\n1,2,3\n", "column 2 of 3 has no name in the header"),
+    [("a,a\n1,2\n", "columns 1 and 2 are both named 'a'; --no-header says"), ("a,,b\n1,2,3\n", "column 2 of 3 has no name in the header"),
      ("", "the file is empty"), ("\n\n", "the file is empty"), ("a,b\n", "no rows below the header"),
      ("a,b\n1,2\n3,4,5\n", "a.csv, line 3: 3 values where the first line has 2"),
      ('a,b\n1,"x\ny"\n\n3\n', "a.csv, line 5: 1 value where the first line has 2"),
@@ -210,10 +212,10 @@ def test_what_is_there_is_not_overwritten(here):
     put("a.csv", "a,b\n1,2\n")
     converted("a.csv")
     assert "a.parquet is already there: name another file with --out" in refused("a.csv")
-    assert "must end in .parquet" in str(pytest.raises(RaeflowError, convert, ["a.csv"], "rows.csv").value)
-    assert "is named as Parquet is" in str(pytest.raises(RaeflowError, convert, ["a.parquet"], "b.parquet").value)
+    assert "must end in .parquet" in refused("a.csv", out="rows.csv")
+    assert "is named as Parquet is" in refused("a.parquet", out="b.parquet")
     (here / "file").write_text("")
-    assert "cannot be written" in str(pytest.raises(RaeflowError, convert, ["a.csv"], "file/a.parquet").value)
+    assert "cannot be written" in refused("a.csv", out="file/a.parquet")
 
 
 def test_globs_and_folders_of_text(here):
@@ -356,7 +358,7 @@ def test_files_that_are_no_images_are_refused_by_name_or_left_out(here):
     (here / "none/a.png").write_bytes(b"no")
     with pytest.raises(RaeflowError, match="none of its 1 files is an image"):
         convert(["none"], None, Options(skip_bad=True))
-    assert "one folder of images at a time" in str(pytest.raises(RaeflowError, convert, ["photos", "deep"], "x.parquet").value)
+    assert "one folder of images at a time" in refused("photos", "deep", out="x.parquet")
     (here / "bare").mkdir()
     assert "holds no .csv, .tsv, .tab, .txt file" in refused("bare")
 

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,9 +35,10 @@ def convert(pieces: Sequence[Piece], target: Path, options: Options, tell: Calla
     """
     dialects = [sniff(piece, options) for piece in pieces]
     _agree(dialects)
-    for dialect in dialects:
-        if dialect.unusual:
-            tell(f"{dialect.piece.uri}: {dialect.unusual}")
+    for unusual, some in groupby(dialects, lambda dialect: dialect.unusual):
+        alike = [dialect.piece.uri for dialect in some]
+        if unusual:
+            tell(f"{alike[0]}{f' and {len(alike) - 1} more' if len(alike) > 1 else ''}: {unusual}")
     first = kinds = _first_block(dialects[0])
     if any(pa.types.is_null(kind) for kind in kinds.values()):
         kinds = _all_blocks(dialects)
