@@ -304,7 +304,7 @@ def test_a_folder_of_images_with_folders_as_labels(here):
     (here / "photos/.hidden/x.png").write_bytes(b"")
     done = convert(["photos/"])
     table = pq.read_table(done.path)
-    assert done.path == here / "photos.parquet" and table.column_names == ["image", "path", "label"]
+    assert done.path == Path("photos.parquet") and table.column_names == ["image", "path", "label"]
     assert table["label"].to_pylist() == ["cat"] * 8 + ["dog/small"] * 8 and table["path"][0].as_py() == "cat/0.png"
     for row in table.to_pylist():
         assert row["image"] == {"bytes": (here / "photos" / row["path"]).read_bytes(), "path": row["path"]}

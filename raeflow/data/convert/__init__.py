@@ -51,7 +51,7 @@ def _holds_pictures(folder: Path) -> bool:
 def _beside(source: str) -> Path:
     path = Path(source).expanduser()
     if path.is_dir():
-        path = path.resolve()
+        path = path if path.name not in ("", "..") else path.resolve()
         return path.with_name(path.name + ".parquet")
     if "://" in source or (re.search(r"[*?\[]", source) and not path.exists()):
         raise RaeflowError(f"{source}: say with --out where to write it, as in --out rows.parquet")

@@ -145,7 +145,8 @@ def _check(piece: Piece, raw: tuple[str, ...], options: Options) -> None:
             raise RaeflowError(f"{piece.uri}: column {at + 1} of {len(names)} has no name in the header")
         if name in names[:at]:
             raise RaeflowError(
-                f"{piece.uri}: columns {names.index(name) + 1} and {at + 1} are both named {name!r}; --no-header says that the first line is a row"
+                f"{piece.uri}: columns {names.index(name) + 1} and {at + 1} are both named {name!r}; "
+                "--no-header says that the first line is a row"
             )
 
 
