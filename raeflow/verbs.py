@@ -101,7 +101,7 @@ def score(arguments: argparse.Namespace) -> int:
 
 
 def data(arguments: argparse.Namespace) -> int:
-    """`raeflow data list|show|fetch`."""
+    """`raeflow data list|show|fetch|convert`."""
     if arguments.act == "list":
         return _list_sets()
     if arguments.act == "fetch":
@@ -110,7 +110,7 @@ def data(arguments: argparse.Namespace) -> int:
         for path in fetch(arguments.name, arguments.to, progress=_downloading()):
             print(path)
         return 0
-    return _show(arguments)
+    return _convert(arguments) if arguments.act == "convert" else _show(arguments)
 
 
 def _downloading() -> Callable[[str, int, int | None], None]:
@@ -132,6 +132,21 @@ def _list_sets() -> int:
 
     for name, entry in named().items():
         print(f"{name:<24} {entry.title:<52} {located(name) or f'absent: raeflow data fetch {name}'}")
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from raeflow.data.convert import Options, convert
+
+    options = Options(arguments.encoding, arguments.header, arguments.skip_bad)
+    done = convert(arguments.source, arguments.out, options, tell=print)
+    for entry in done.schema:
+        print(f"{entry.name:<24} {entry.type}")
+    columns = len(done.schema)
+    print(f"wrote     {done.path}  ({done.rows:,} rows, {columns} column{'s' if columns > 1 else ''})")
+    for note in done.notes:
+        print(f"note      {note}")
+    print(f"next      raeflow init {shlex.quote(str(done.path))}")
     return 0
 
 

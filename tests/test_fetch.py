@@ -115,6 +115,14 @@ def same(written, original, columns):
         assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
 
 
+def same_table(written, original):
+    """Columns, types, order and values of tables of several columns, and whose they are."""
+    for path, expected in zip(written, original, strict=True):
+        table = pq.read_table(path)
+        assert table.equals(expected.replace_schema_metadata(None))
+        assert table.schema.metadata[b"source"] and table.schema.metadata[b"licence"] and b"shape" not in table.schema.metadata
+
+
 def test_mnist_is_written_as_shared(server, mnist_files, tmp_path):
     server.files = mnist_files
     seen = []
@@ -312,6 +320,99 @@ def test_noisy_office_is_written_as_shared(server, tmp_path):
             archive.writestr(f"Denoising-Documents-1/denoising-dirty-documents/{part}/74.png", png(np.zeros((420, 540), np.uint8)))
     server.files = {DOWNLOADS["noisy_office"].remotes[0].path: buffer.getvalue()}
     same(fetch("noisy_office", tmp_path, server.url), [table], table.column_names)
+
+
+def nsl_kdd_files():
+    """The two files as published: flags as 0 and 1, rates with two digits, the attack and its difficulty last."""
+    files = {}
+    for table, remote in zip(shared("nsl_kdd"), DOWNLOADS["nsl_kdd"].remotes, strict=True):
+        rows = zip(*(table[name].to_pylist() for name in table.column_names if name != "anomaly"), strict=True)
+        cells = ((f"{v:.2f}" if isinstance(v, float) else v if isinstance(v, str) else str(int(v)) for v in row) for row in rows)
+        files[remote.path] = "".join(",".join(row) + "\n" for row in cells).encode()
+    return files
+
+
+@needs_data
+def test_nsl_kdd_is_written_as_shared(server, tmp_path):
+    """The rebuilt files have the sums of the registry, so they are the published ones, bit for bit."""
+    server.files = nsl_kdd_files()
+    written = fetch("nsl_kdd", tmp_path, server.url)
+    assert everything_below(tmp_path / "nsl_kdd") == ["nsl_kdd_test.parquet", "nsl_kdd_train_20percent.parquet"]
+    same_table(written, shared("nsl_kdd"))
+
+
+def beijing_csv(end="\r\n"):
+    (table,) = shared("beijing_air")
+    lines = ["No,year,month,day,hour,pm2.5,DEWP,TEMP,PRES,cbwd,Iws,Is,Ir"]
+    for n, row in enumerate(table.to_pylist(), 1):
+        at = row.pop("time")
+        cells = ("NA" if v is None else v if isinstance(v, str) else repr(v).removesuffix(".0") for v in row.values())
+        lines.append(",".join([str(n), str(at.year), str(at.month), str(at.day), str(at.hour), *cells]))
+    return "".join(line + end for line in lines).encode()
+
+
+def zipped(members):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, body in members.items():
+            archive.writestr(name, body)
+    return buffer.getvalue()
+
+
+@needs_data
+def test_beijing_air_is_written_as_shared(server, tmp_path):
+    """The rebuilt CSV has the published sum, so it is the published one, bit for bit."""
+    server.files = {"beijing+pm2+5+data.zip": zipped({"PRSA_data_2010.1.1-2014.12.31.csv": beijing_csv()})}
+    same_table(fetch("beijing_air", tmp_path, server.url), shared("beijing_air"))
+
+
+def test_another_csv_in_the_zip_is_refused_and_leaves_nothing(server, tmp_path):
+    server.files = {"beijing+pm2+5+data.zip": zipped({"PRSA_data_2010.1.1-2014.12.31.csv": b"No,year\n1,2010\n"})}
+    with pytest.raises(RaeflowError, match=r"beijing_air: the md5 of PRSA_data.* is .*, not 83d51a811a081df89e691643af0edb29"):
+        fetch("beijing_air", tmp_path, server.url)
+    assert everything_below(tmp_path) == []
+
+
+def skab_zip():
+    """The repository's archive: a CSV for each series, with other files beside them, lines ended in both ways."""
+    members = {"SKAB-b2c0/README.md": b"#", "SKAB-b2c0/data/README.md": b"#", "SKAB-b2c0/data/Load data.ipynb": b"{}"}
+    for name in ("skab", "skab/anomaly_free"):
+        (table,) = shared(name)
+        columns = [n for n in table.column_names if n != "series" and (name == "skab" or n not in ("anomaly", "changepoint"))]
+        head = ";".join("Volume Flow RateRMS" if n == "Volume_Flow_RateRMS" else n for n in columns)
+        lines = {}
+        for row in table.to_pylist():
+            cells = (f"{row[n]}.0" if isinstance(row[n], int) else str(row[n]) for n in columns)
+            lines.setdefault(row["series"], [head]).append(";".join(cells))
+        for series, some in lines.items():
+            end = "\n" if series == "other/1" else "\r\n"
+            members[f"SKAB-b2c0/data/{series}.csv"] = "".join(line + end for line in some).encode()
+    return zipped(members), members
+
+
+@needs_data
+def test_skab_is_written_as_shared(server, tmp_path):
+    body, members = skab_zip()
+    assert hashlib.sha256(members["SKAB-b2c0/data/valve1/1.csv"]).hexdigest().startswith("fe4493bf805baef4e6dfb864094275d8")  # as published
+    server.files = {DOWNLOADS["skab"].remotes[0].path: body}
+    same_table(fetch("skab", tmp_path, server.url), shared("skab"))
+    assert everything_below(tmp_path) == ["skab", "skab/skab_experiments.parquet"]
+    same_table(fetch("skab/anomaly-free", tmp_path, server.url), shared("skab/anomaly_free"))
+
+
+def test_an_archive_without_series_is_refused(server, tmp_path):
+    server.files = {DOWNLOADS["skab"].remotes[0].path: zipped({"SKAB-b2c0/README.md": b"#"})}
+    with pytest.raises(RaeflowError, match="skab: the archive holds no series below data/"):
+        fetch("skab", tmp_path, server.url)
+    assert everything_below(tmp_path) == []
+
+
+def test_a_row_that_is_too_short_is_refused(server, tmp_path):
+    files = {remote.path: b"0,tcp,http\n" for remote in DOWNLOADS["nsl_kdd"].remotes}
+    server.files = files
+    with pytest.raises(RaeflowError, match=r"nsl_kdd: what http.* sent cannot be read .*Expected 43 columns, got 3"):
+        fetch("nsl_kdd", tmp_path, server.url, downloads=with_sums("nsl_kdd", files))
+    assert everything_below(tmp_path) == []
 
 
 EFIGI_HEAD = "# PGCname   T T_inf T_sup   Bar_Length Bar_Length_inf   Inclination   Contamination   Multiplicity"

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from raeflow.data import load
 from raeflow.data.sets import airshower
 from raeflow.data.sources import locate, located, lookup, named, places, resolve
 from raeflow.errors import RaeflowError
@@ -120,6 +121,60 @@ def test_missing_files_say_how_to_get_them(lake, monkeypatch):
         resolve(Data("adbench/aloi"))
 
 
+def test_a_set_whose_test_rows_have_a_file_of_their_own(lake):
+    train, test = put(lake / "data", "nsl_kdd")
+    data = resolve(Data("nsl_kdd"))
+    assert (data.source, data.test, data.split) == ((train,), (test,), None)
+    assert len(data.columns) == 41 and not {"attack", "difficulty", "anomaly"} & set(data.columns)
+    assert (data.label, data.normal, data.shape) == ("anomaly", (("anomaly", "==", 0),), None)
+    assert resolve(data) == data
+    hashed = resolve(Data("nsl_kdd", split="hash"))
+    assert (hashed.source, hashed.test) == ((train, test), None)
+    assert resolve(Data("nsl_kdd", split="flag")).source == (train, test)
+    own = resolve(Data("nsl_kdd", test="mine.parquet"))
+    assert (own.source, own.test) == ((train,), ("mine.parquet",))
+    assert resolve(Data("rows.parquet", test="nsl_kdd")).test == (train, test)
+    (lake / "data/nsl_kdd/nsl_kdd_test.parquet").unlink()
+    with pytest.raises(RaeflowError, match=r"run `raeflow data fetch nsl_kdd`"):
+        resolve(Data("nsl_kdd"))
+
+
+def test_the_sets_of_tables_fill_what_is_known_of_them(lake):
+    put(lake / "data", "beijing_air")
+    air = resolve(Data("beijing_air"))
+    assert (air.columns, air.label, air.normal, air.split) == (None, None, None, None)
+    assert resolve(Data("beijing_air", columns=["TEMP", "PRES"])).columns == ("TEMP", "PRES")
+    (experiments,), (free,) = put(lake / "data", "skab"), put(lake / "data", "skab/anomaly_free")
+    pump = resolve(Data("skab"))
+    assert (pump.source, pump.label, pump.normal, len(pump.columns)) == ((experiments,), "anomaly", (("anomaly", "==", 0),), 8)
+    judged = resolve(Data("skab/anomaly-free", test="skab"))
+    assert (judged.source, judged.test, judged.columns) == ((free,), (experiments,), pump.columns)
+    with pytest.raises(RaeflowError, match=r"Data\(source='skab/none'\): no such file or folder"):
+        resolve(Data("skab/none"))
+
+
+def whole(split):
+    return 0 if split is None else len(split)
+
+
+@needs_data
+def test_nsl_kdd_is_tested_on_its_test_file():
+    """By rates and counts alone; the rows of train that are attacks are left out, those of test are not."""
+    numbers = [c for c in named()["nsl_kdd"].columns if c.endswith(("_rate", "count", "_bytes"))]
+    splits = load(Data("nsl_kdd", columns=numbers))
+    assert splits.spec.shape == (len(numbers),) == (21,) and whole(splits.test) == 22_544 and int(splits.test.anomaly.sum()) == 12_833
+    normal = pc.sum(pc.equal(pq.read_table(locate(named()["nsl_kdd"])[0])["anomaly"], 0)).as_py()
+    assert sum(whole(part) for part in (splits.train, splits.validate, splits.calibrate)) == normal == 13_449
+
+
+@needs_data
+def test_skab_loads_and_its_quiet_series_can_be_judged_on_the_experiments():
+    splits = load(Data("skab"))
+    assert splits.spec.shape == (8,) and int(splits.test.anomaly.sum()) > 0
+    judged = load(Data("skab/anomaly_free", test="skab"))
+    assert whole(judged.test) == 37_401 and whole(judged.train) + whole(judged.validate) + whole(judged.calibrate) == 9_405
+
+
 def test_data_folder_before_cache(lake):
     cached = put(lake / "cache", "ecg5000")
     assert locate(named()["ecg5000"]) == cached
@@ -206,10 +261,10 @@ def test_the_catalogue_agrees_with_the_files(name):
     schemas = [pq.read_schema(path) for path in locate(one)]
     assert sum(pq.read_metadata(path).num_rows for path in locate(one)) == one.rows
     for schema in schemas:
-        needed = {*one.columns, one.label, one.target, one.split} - {None}
+        needed = {*(one.columns or ()), one.label, one.target, one.split} - {None}
         assert needed <= set(schema.names)
-        sizes = [getattr(schema.field(column).type, "list_size", 1) for column in one.columns]
-        assert sum(sizes) == np.prod(one.shape)
+        if one.shape is not None:
+            assert sum(getattr(schema.field(column).type, "list_size", 1) for column in one.columns) == np.prod(one.shape)
 
 
 @needs_data
@@ -229,7 +284,7 @@ def test_every_set_tells_its_source_licence_and_citation():
         assert all(
             field.default is not dataclasses.MISSING or getattr(one, field.name)
             for field in dataclasses.fields(one)
-            if field.name != "label"
+            if field.name not in ("label", "columns")
         )
 
 

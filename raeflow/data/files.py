@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from raeflow.errors import RaeflowError
 
 ARROW_ERRORS = (OSError, pa.ArrowException)
 SUFFIXES = (".parquet", ".parq", ".pq")
+TEXT = tuple(kind + packed for kind in (".csv", ".tsv", ".tab", ".txt") for packed in ("", ".gz", ".bz2", ".zst"))
+"""Names of tables of text, which `raeflow data convert` reads."""
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 _MAGIC = (b"PAR1", b"PARE")  # plain and encrypted footers
 _OPENERS = 16  # footers are small: what opening many remote files takes is latency
 
@@ -58,14 +62,40 @@ def expand(sources: Sequence[str]) -> list[Piece]:
     source cannot be read or names no file.
     """
     found: dict[str, Piece] = {}
+    foreign: list[str] = []
     for source in [sources] if isinstance(sources, str) else sources:
-        for piece in _expand(str(source)):
+        pieces = listed(str(source))
+        foreign += [_plain(str(source))] * any(_is_text(piece) for piece in pieces)
+        for piece in pieces:
             found.setdefault(piece.uri, piece)
+    if foreign:
+        raise RaeflowError(f"{', '.join(foreign)}: text, not Parquet; run `{_command(foreign)}`")
     return list(found.values())
 
 
-def _expand(source: str) -> list[Piece]:
-    named = re.sub(r"(?<=://)[^/?]*@", "", source)  # keys and passwords are for no message
+def _plain(source: str) -> str:
+    """A source as messages show it; keys and passwords are for none."""
+    return re.sub(r"(?<=://)[^/?]*@", "", source)
+
+
+def _is_text(piece: Piece) -> bool:
+    """Whether a file is no Parquet by its name and by its first bytes."""
+    if not piece.path.lower().endswith(TEXT):
+        return False
+    try:
+        with piece.filesystem.open_input_file(piece.path) as file:
+            return file.read(4) not in _MAGIC
+    except ARROW_ERRORS as error:
+        raise RaeflowError(f"{piece.uri}: cannot be read ({reason(error)})") from error
+
+
+def _command(sources: Sequence[str]) -> str:
+    return f"raeflow data convert {shlex.join(sources)}"
+
+
+def listed(source: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[Piece]:
+    """Files that one source names, whatever they hold; of a folder, those whose names end in one of `suffixes`."""
+    named = _plain(source)
     try:
         filesystem, base, pattern, shown = _open(source)
         if pattern is not None:
@@ -74,12 +104,16 @@ def _expand(source: str) -> list[Piece]:
             info = filesystem.get_file_info(base)
             if info.type == fs.FileType.NotFound:
                 raise RaeflowError(f"{named}: there is no such file or folder")
-            pieces = _below(filesystem, base, shown) if info.type == fs.FileType.Directory else [_piece(filesystem, base, shown)]
+            pieces = _below(filesystem, base, shown, suffixes) if info.type == fs.FileType.Directory else [_piece(filesystem, base, shown)]
     except (*ARROW_ERRORS, ValueError, ImportError) as error:
         raise RaeflowError(f"{named}: cannot be read ({reason(error)})") from error
     if not pieces:
-        what = "no file matches this pattern" if pattern is not None else "the folder holds no Parquet file"
-        raise RaeflowError(f"{named}: {what}")
+        if pattern is not None:
+            raise RaeflowError(f"{named}: no file matches this pattern")
+        for what, other in (("images", PICTURES), ("text", TEXT)):
+            if suffixes == SUFFIXES and _below(filesystem, base, shown, other):
+                raise RaeflowError(f"{named}: the folder holds {what}, not Parquet; run `{_command([named])}`")
+        raise RaeflowError(f"{named}: the folder holds no {'Parquet' if suffixes == SUFFIXES else ', '.join(suffixes[::4])} file")
     return pieces
 
 
@@ -107,9 +141,10 @@ def _piece(filesystem: fs.FileSystem, path: str, shown: tuple[str, str]) -> Piec
     return Piece(path, filesystem, shown[0] + path + shown[1])
 
 
-def _below(filesystem: fs.FileSystem, folder: str, shown: tuple[str, str]) -> list[Piece]:
+def _below(filesystem: fs.FileSystem, folder: str, shown: tuple[str, str], suffixes: tuple[str, ...] = SUFFIXES) -> list[Piece]:
     infos = filesystem.get_file_info(fs.FileSelector(folder, recursive=True))
-    paths = [i.path for i in infos if i.type == fs.FileType.File and i.path.endswith(SUFFIXES) and not _hidden(i.path, folder)]
+    files = [i.path for i in infos if i.type == fs.FileType.File and not _hidden(i.path, folder)]
+    paths = [path for path in files if (path if suffixes is SUFFIXES else path.lower()).endswith(suffixes)]
     return [_piece(filesystem, path, shown) for path in sorted(paths)]
 
 

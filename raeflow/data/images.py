@@ -35,6 +35,17 @@ def sniff(encoded: bytes, where: str) -> tuple[Shape, str]:
         raise RaeflowError(f"{where}: {len(encoded)} bytes that are no image ({error})") from error
 
 
+def decoded(encoded: bytes, where: str) -> tuple[Shape, str]:
+    """What `sniff` says of an image, after all its pixels have been decoded."""
+    found = sniff(encoded, where)
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            image.load()
+    except _BAD as error:
+        raise RaeflowError(f"{where}: {len(encoded)} bytes that are no whole image ({error})") from error
+    return found
+
+
 def encoded_bytes(column: pa.ChunkedArray | pa.Array, name: str, where: str, first: int) -> Any:
     """The column of bytes, without its path."""
     refuse_nulls(column, name, where, first)

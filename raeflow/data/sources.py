@@ -59,7 +59,12 @@ def resolve(data: Data) -> Data:
 
 
 def _filled(data: Data, chosen: NamedSet) -> dict[str, Any]:
-    fields: dict[str, Any] = {"source": locate(chosen)}
+    paths = dict(zip(chosen.files, locate(chosen), strict=True))
+    fields: dict[str, Any] = {"source": tuple(paths.values())}
+    if chosen.test and data.split is None:  # who says how to split splits all rows
+        fields["source"] = tuple(path for name, path in paths.items() if name not in chosen.test)
+        if data.test is None:
+            fields["test"] = tuple(paths[name] for name in chosen.test)
     known: dict[str, Any] = {"label": chosen.label, "split": chosen.split, "columns": chosen.columns}
     if data.columns in (None, chosen.columns):
         known |= {"target": chosen.target, "shape": chosen.shape, "layout": chosen.layout}
@@ -81,7 +86,7 @@ def _recognise(field: str, entry: str) -> NamedSet | None:
     if Path(entry).exists():
         return None
     found = lookup(entry)
-    if found is None and re.fullmatch(r"[\w-]+|(adbench|airshower|gaussians)/.*", entry):
+    if found is None and re.fullmatch(r"[\w-]+|(adbench|airshower|gaussians|skab)/.*", entry):
         raise RaeflowError(f"Data({field}={entry!r}): no such file or folder, and no such named set; {_hint(entry)}")
     return found
 

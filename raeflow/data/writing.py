@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ def fixed_lists(values: NDArray[Any]) -> pa.FixedSizeListArray:
 
 
 def describe(
-    table: pa.Table, *, shape: Sequence[int], source: str, licence: str, classes: Sequence[str] = (), layout: str | None = None
+    table: pa.Table, *, shape: Sequence[int] = (), source: str, licence: str, classes: Sequence[str] = (), layout: str | None = None
 ) -> pa.Table:
     """The table with the schema metadata that raeflow reads back: shape, layout, classes, source, licence."""
-    metadata = {"shape": ",".join(str(n) for n in shape), "source": source, "licence": licence}
+    metadata = {"source": source, "licence": licence}
+    if shape:
+        metadata["shape"] = ",".join(str(n) for n in shape)
     if classes:
         metadata["classes"] = json.dumps(list(classes))
     if layout is not None:
@@ -42,17 +45,24 @@ def write_parquet(table: pa.Table, path: Path) -> Path:
     Readers and other writers never see a partial file; the last of several writers wins, and all of
     them write the same rows. Raises RaeflowError where the folder cannot be written.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with whole(path) as part:
             pq.write_table(table, part, compression="zstd", row_group_size=_ROWS)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
     except OSError as error:
         raise RaeflowError(f"{path} cannot be written ({error.strerror or error}); RAEFLOW_CACHE names another folder for data") from error
     return path
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_all(tables: Mapping[str, pa.Table], root: Path) -> list[Path]:

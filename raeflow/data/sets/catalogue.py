@@ -18,7 +18,8 @@ class NamedSet:
     title: str
     files: tuple[str, ...]
     """Below $RAEFLOW_DATA or the cache."""
-    columns: tuple[str, ...]
+    columns: tuple[str, ...] | None
+    """None: every column that can tell rows apart."""
     label: str | None
     licence: str
     source: str
@@ -31,11 +32,26 @@ class NamedSet:
     layout: Literal["CHW", "HWC"] | None = None
     target: str | None = None
     split: str | None = None
+    test: tuple[str, ...] = ()
+    """Those of `files` that are the test split; the others are `Data.source`."""
     flags: bool = False
     """The label is 0 for normal and 1 for anomaly, so normal rows are those of label 0."""
     made: bool = False
     """Made on this machine, without a download."""
 
+
+# The 41 features of KDD Cup 1999, in the order of its files; NSL-KDD adds the attack and how hard it is to tell.
+NSL_KDD = (
+    "duration", "protocol_type", "service", "flag", "src_bytes", "dst_bytes", "land", "wrong_fragment", "urgent", "hot",
+    "num_failed_logins", "logged_in", "num_compromised", "root_shell", "su_attempted", "num_root", "num_file_creations", "num_shells",
+    "num_access_files", "num_outbound_cmds", "is_host_login", "is_guest_login", "count", "srv_count", "serror_rate", "srv_serror_rate",
+    "rerror_rate", "srv_rerror_rate", "same_srv_rate", "diff_srv_rate", "srv_diff_host_rate", "dst_host_count", "dst_host_srv_count",
+    "dst_host_same_srv_rate", "dst_host_diff_srv_rate", "dst_host_same_src_port_rate", "dst_host_srv_diff_host_rate",
+    "dst_host_serror_rate", "dst_host_srv_serror_rate", "dst_host_rerror_rate", "dst_host_srv_rerror_rate",
+)  # fmt: skip
+SKAB = (
+    "Accelerometer1RMS", "Accelerometer2RMS", "Current", "Pressure", "Temperature", "Thermocouple", "Voltage", "Volume_Flow_RateRMS",
+)  # fmt: skip
 
 # Stems of ADBench's classical sets; the number is ADBench's own.
 ADBENCH = (
@@ -123,6 +139,22 @@ def _idx(name: str, title: str, licence: str, source: str, citation: str) -> Nam
     )
 
 
+def _skab(name: str, title: str, file: str, rows: int) -> NamedSet:
+    return NamedSet(
+        name,
+        title,
+        (f"skab/{file}.parquet",),
+        SKAB,
+        "anomaly",
+        licence="GPL-3.0",
+        source="https://github.com/waico/SKAB",
+        citation="Katser, Kozitsin: Skoltech Anomaly Benchmark (SKAB) 0.9, 2020 (doi:10.34740/KAGGLE/DSV/1693952)",
+        rows=rows,
+        shape=(len(SKAB),),
+        flags=True,
+    )
+
+
 _SETS = (
     NamedSet(
         "digits",
@@ -198,6 +230,33 @@ _SETS = (
         target="image_clean",
         split="split",
     ),
+    NamedSet(
+        "nsl_kdd",
+        "connections to a network; anomaly: an attack",
+        ("nsl_kdd/nsl_kdd_train_20percent.parquet", "nsl_kdd/nsl_kdd_test.parquet"),
+        NSL_KDD,
+        "anomaly",
+        licence="free for research with reference to Tavallaee et al. 2009",
+        source="https://www.unb.ca/cic/datasets/nsl.html",
+        citation="Tavallaee, Bagheri, Lu, Ghorbani: A Detailed Analysis of the KDD CUP 99 Data Set, IEEE CISDA, 2009",
+        rows=47_736,
+        test=("nsl_kdd/nsl_kdd_test.parquet",),
+        flags=True,
+    ),
+    NamedSet(
+        "beijing_air",
+        "hourly fine dust and weather of Beijing, 2010-2014",
+        ("beijing_air/beijing_air.parquet",),
+        None,
+        None,
+        licence="CC BY 4.0 (UCI)",
+        source="https://archive.ics.uci.edu/dataset/381/beijing+pm2+5+data",
+        citation="Liang et al.: Assessing Beijing's PM2.5 pollution: severity, weather impact, APEC and winter heating, "
+        "Proc. R. Soc. A 471, 20150257, 2015",
+        rows=43_824,
+    ),
+    _skab("skab", "sensors of a pump's loop, 34 experiments with faults", "skab_experiments", 37_401),
+    _skab("skab/anomaly_free", "the same sensors while nothing goes wrong", "skab_anomaly_free", 9_405),
     *(_adbench(stem) for stem in ADBENCH),
 )
 

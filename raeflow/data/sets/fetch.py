@@ -32,6 +32,8 @@ _PIECE = 1 << 20
 _FAILURES = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError)
 _ADBENCH_COMMIT = "3dac8221081e190f157d78e93bfa8867f90d0965"
 _OFFICE_COMMIT = "191566b94a4d034d0a1c9743a8187edf06dbe008"
+_NSL_KDD_COMMIT = "9d544d0eb9b87d7e2f43ff65733bdb644631d12f"
+_SKAB_COMMIT = "b2c0d46c2971dcbfe71e26087b6d231998bb91c2"
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,27 @@ def _downloads() -> dict[str, Download]:
             (Remote("efigi_tables-1.6.2.tgz"), Remote("efigi_png_gri-1.6.tgz")),
             originals.galaxies_efigi,
         ),
+        # The university's own page asks for a form; these public copies are the same to the byte.
+        "nsl_kdd": Download(
+            (
+                f"https://raw.githubusercontent.com/jmnwong/NSL-KDD-Dataset/{_NSL_KDD_COMMIT}/",
+                "https://raw.githubusercontent.com/defcom17/NSL_KDD/master/",
+                "https://raw.githubusercontent.com/HoaNP/NSL-KDD-DataSet/master/",
+            ),
+            (
+                Remote("KDDTrain%2B_20Percent.txt", "e160feff7844050fc42c6d30ad0f2454", "KDDTrain+_20Percent.txt"),
+                Remote("KDDTest%2B.txt", "7c6d1b1af246690766394920d6b4c751", "KDDTest+.txt"),
+            ),
+            originals.nsl_kdd,
+        ),
+        "beijing_air": Download(
+            ("https://archive.ics.uci.edu/static/public/381/",),
+            (Remote("beijing+pm2+5+data.zip", name="beijing_pm25.zip"),),
+            originals.beijing_air,
+        ),
     }
+    archive = Download(("https://codeload.github.com/waico/SKAB/zip/",), (Remote(_SKAB_COMMIT, name="SKAB.zip"),), originals.skab)
+    table |= dict.fromkeys(("skab", "skab/anomaly_free"), archive)
     classical = f"https://raw.githubusercontent.com/Minqi824/ADBench/{_ADBENCH_COMMIT}/adbench/datasets/Classical/"
     sets = (one for one in named().values() if one.name.startswith("adbench/"))
     table |= {
@@ -156,6 +178,9 @@ def fetch(
             raise RaeflowError(
                 f"{chosen.name}: what {download.mirrors[0]} sent cannot be read ({error}); nothing of it was kept"
             ) from error
+        except RaeflowError:
+            _discard(staging)
+            raise
         _check(chosen, tables, staging)
     except OSError as error:
         raise RaeflowError(f"{chosen.name} cannot be stored in {staging} ({error.strerror or error})") from error

@@ -7,6 +7,7 @@ folder. Archives are read member by member and never unpacked; a malformed file 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import re
 import tarfile
@@ -18,9 +19,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from raeflow.data.sets.catalogue import NamedSet
+from raeflow.data.sets.catalogue import NSL_KDD, SKAB, NamedSet
 from raeflow.data.writing import describe, fixed_lists
 from raeflow.errors import RaeflowError
 
@@ -37,6 +39,8 @@ GALAXIES = (
 )  # fmt: skip
 _PIXELS = "HWC row-major uint8"
 _OFFICE = (258, 540)
+_BEIJING = "PRSA_data_2010.1.1-2014.12.31.csv"
+_BEIJING_MD5 = "83d51a811a081df89e691643af0edb29"
 
 
 def _strings(value: str, count: int) -> pa.Array:
@@ -138,6 +142,71 @@ def noisy_office(folder: Path, chosen: NamedSet) -> Tables:
     return {chosen.files[0]: _described(columns, chosen, (*_OFFICE, 1), ("clean", "noisy"), _PIXELS)}
 
 
+def nsl_kdd(folder: Path, chosen: NamedSet) -> Tables:
+    """The fifth of the train set and the whole test set: the features, then the attack and its difficulty, without a header."""
+    flags = ("land", "logged_in", "is_host_login", "is_guest_login")
+    kinds = dict.fromkeys((*NSL_KDD, "difficulty"), pa.int64())
+    kinds |= {name: pa.float64() for name in NSL_KDD if name.endswith("_rate")} | dict.fromkeys(flags, pa.bool_())
+    kinds |= dict.fromkeys(("protocol_type", "service", "flag", "attack"), pa.large_string())
+    tables = {}
+    for file, name in zip(("KDDTrain+_20Percent.txt", "KDDTest+.txt"), chosen.files, strict=True):
+        table = _csv((folder / file).read_bytes(), kinds, names=[*NSL_KDD, "attack", "difficulty"])
+        attacked = pc.not_equal(table["attack"], "normal").cast(pa.int8())
+        tables[name] = _described(table.append_column("anomaly", attacked), chosen, (), ("normal", "anomaly"))
+    return tables
+
+
+def beijing_air(folder: Path, chosen: NamedSet) -> Tables:
+    """UCI's zip of one CSV; its year, month, day and hour become `time`, its `NA` a null."""
+    with zipfile.ZipFile(folder / "beijing_pm25.zip") as archive:
+        data = archive.read(_BEIJING)
+    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if found != _BEIJING_MD5:
+        raise RaeflowError(f"{chosen.name}: the md5 of {_BEIJING} is {found}, not {_BEIJING_MD5}")
+    clock = ("year", "month", "day", "hour")
+    kinds = dict.fromkeys((*clock, "DEWP", "Is", "Ir"), pa.int64()) | dict.fromkeys(("pm2.5", "TEMP", "PRES", "Iws"), pa.float64())
+    table = _csv(data, kinds | {"cbwd": pa.large_string()})
+    year, month, day, hour = (table[name].to_numpy() for name in clock)
+    months = (year - 1970).astype("M8[Y]").astype("M8[M]") + (month - 1)
+    time = (months.astype("M8[D]") + (day - 1)).astype("M8[us]") + hour.astype("m8[h]")
+    columns = {"time": pa.array(time), "pm25": table["pm2.5"]}
+    columns |= {name: table[name] for name in ("DEWP", "TEMP", "PRES", "cbwd", "Iws", "Is", "Ir")}
+    return {chosen.files[0]: _described(columns, chosen, ())}
+
+
+def skab(folder: Path, chosen: NamedSet) -> Tables:
+    """Experiments of SKAB, one CSV each, or its series without anomalies, which has no columns of labels: they are 0."""
+    kinds = {"datetime": pa.timestamp("us")} | {name.replace("Volume_Flow_", "Volume Flow "): pa.float64() for name in SKAB}
+    kinds |= dict.fromkeys(("anomaly", "changepoint"), pa.float64())
+    wanted = r"anomaly-free/anomaly-free" if chosen.name == "skab/anomaly_free" else r"(?:other|valve1|valve2)/\d+"
+    parts = []
+    with zipfile.ZipFile(folder / "SKAB.zip") as archive:
+        members = ((re.search(rf"/data/({wanted})\.csv$", name), name) for name in archive.namelist())
+        for series, member in sorted((found[1], name) for found, name in members if found):
+            table = _csv(archive.read(member), kinds, ";")
+            columns = {"series": pa.array([series] * len(table), pa.large_string()), "datetime": table["datetime"]}
+            columns |= {name: table[name.replace("Volume_Flow_", "Volume Flow ")] for name in SKAB}
+            for name in ("anomaly", "changepoint"):
+                labels = table[name].cast(pa.int8()) if name in table.column_names else pa.array(np.zeros(len(table), np.int8))
+                columns[name] = labels
+            parts.append(pa.table(columns))
+    if not parts:
+        raise RaeflowError(f"{chosen.name}: the archive holds no series below data/")
+    return {chosen.files[0]: _described(pa.concat_tables(parts), chosen, (), ("normal", "anomaly"))}
+
+
+def _csv(data: bytes, kinds: dict[str, pa.DataType], sign: str = ",", names: list[str] | None = None) -> pa.Table:
+    """A CSV whose columns have these types; under its own header, or none but `names`."""
+    from pyarrow import csv  # only three sets need it
+
+    return csv.read_csv(
+        pa.BufferReader(data),
+        csv.ReadOptions(column_names=names),
+        csv.ParseOptions(delimiter=sign),
+        csv.ConvertOptions(column_types=kinds),
+    ).combine_chunks()
+
+
 def _pages(archive: zipfile.ZipFile, part: str) -> dict[int, NDArray[np.uint8]]:
     members = ((re.search(rf"(?:^|/){part}/(\d+)\.png$", name), name) for name in archive.namelist())
     return {int(match[1]): _image(archive.read(name), "L") for match, name in members if match}
@@ -217,7 +286,12 @@ def _image(data: bytes, mode: str, side: int | None = None) -> NDArray[np.uint8]
 
 
 def _described(
-    columns: dict[str, pa.Array], chosen: NamedSet, shape: Iterable[int], classes: tuple[str, ...], layout: str | None = None
+    columns: dict[str, pa.Array] | pa.Table,
+    chosen: NamedSet,
+    shape: Iterable[int],
+    classes: tuple[str, ...] = (),
+    layout: str | None = None,
 ) -> pa.Table:
     shape = tuple(int(n) for n in shape)
-    return describe(pa.table(columns), shape=shape, layout=layout, classes=classes, source=chosen.source, licence=chosen.licence)
+    table = columns if isinstance(columns, pa.Table) else pa.table(columns)
+    return describe(table, shape=shape, layout=layout, classes=classes, source=chosen.source, licence=chosen.licence)
