@@ -27,7 +27,7 @@ class TableEncoding(nn.Module):
       Robb 1988). A gap becomes the median, and where train had gaps an indicator of its own.
     - Categories: (indicator - share) / (root of share x root of the number of parts less one), so that a column's squares
       add up to one as a standardised number's do, however many levels it has (factor analysis of mixed data, Pages 2004).
-    - Clocks: sine and cosine of hour, weekday and season.
+    - Clocks: sine and cosine of hour, weekday and season, on circles so small that a clock weighs what a number does.
 
     A table of numbers alone is standardised with the very arithmetic of `Scaling`.
     """
@@ -55,6 +55,7 @@ class TableEncoding(nn.Module):
     worded: Tensor
     still: Tensor
     constant: Tensor
+    radii: Tensor
 
     def __init__(self, columns: Sequence[Encoded], stored: int, mode: str = "standard") -> None:
         super().__init__()
@@ -79,6 +80,8 @@ class TableEncoding(nn.Module):
         self._place("owner", self._owners(numbers, marked))
         self._levels(parts)
         self._watches()
+        radii = [1 / math.sqrt(len(c.parts)) for c in self.clocks for _ in c.parts]
+        self.register_buffer("radii", torch.tensor(radii), persistent=False)
 
     def _place(self, name: str, values: Sequence[int]) -> None:
         """Indices follow from the columns, so they are not kept with the weights."""
@@ -159,8 +162,8 @@ class TableEncoding(nn.Module):
     def _circles(self, x: Tensor) -> Tensor:
         turns = [self._turn(x, c, part) for c in self.clocks for part in c.parts]
         angle = 2 * math.pi * torch.stack(turns, 1)
-        points = torch.stack([angle.sin(), angle.cos()], 2).flatten(1)
-        return points.nan_to_num(nan=0.0)  # a gap lies in the middle of the circle
+        points = torch.stack([angle.sin(), angle.cos()], 2) * self.radii[:, None]
+        return points.flatten(1).nan_to_num(nan=0.0)  # a gap lies in the middle of the circle
 
     @staticmethod
     def _turn(x: Tensor, c: Encoded, part: str) -> Tensor:
