@@ -1,0 +1,62 @@
+"""Are attacks on a network found by models that have seen normal connections only?
+
+NSL-KDD (Tavallaee, Bagheri, Lu, Ghorbani 2009): connections with words (protocol, service, flag), true/false columns,
+counts over nine orders of magnitude and columns that never change in train. Training, selection and threshold see the
+normal rows of the training file alone; the test file has 38 kinds of attack, 18 of which the training file lacks.
+
+    raeflow study nsl_kdd
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from raeflow import Calibration, Data, Search, Study, Training
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from raeflow.data.rows import Rows, Splits
+    from raeflow.pipeline import Outcome
+
+    Values = np.ndarray[Any, Any]
+
+STUDY = Study(
+    name="nsl_kdd",
+    data=Data("nsl_kdd", fractions=(0.7, 0.15, 0.15, 0)),
+    variants=("autoencoder", "denoising", "sparse", "contractive"),
+    search=Search(trials=16, epochs=30),
+    training=Training(epochs=30),
+    calibration=Calibration(method="quantile", quantile=0.95),
+    committee=5,
+)
+NEIGHBOURS = 5
+
+
+def conclude(outcome: Outcome) -> str:
+    """AUROC and accuracy on the test file, beside kNN and IsolationForest on the same encoded rows."""
+    from raeflow.metrics import auroc
+    from raeflow.report.judge import truth
+
+    m, flags = outcome.metrics, truth(outcome.splits)
+    assert outcome.splits.test is not None and flags is not None
+    neighbours = auroc(flags, distances(outcome.splits, outcome.splits.test))
+    strange = outcome.splits.encoding.strange(outcome.splits.test.x).any(1).numpy()
+    return (
+        f"test AUROC {m['auroc']:.4f} (goal: 0.965), accuracy {m['accuracy']:.4f} (goal: 0.90) with {m['false_alarm_rate']:.2%} of "
+        f"normal rows flagged\nbeside them, on the same encoding: kNN (k = {NEIGHBOURS}) {neighbours:.4f}, "
+        f"IsolationForest {outcome.baseline['auroc']:.4f}\n"
+        f"{strange.mean():.2%} of the test rows have what train never had; {flags[strange].mean():.2%} of those are attacks"
+    )
+
+
+def distances(splits: Splits, rows: Rows) -> Values:
+    """(N,) mean distance of encoded rows to their nearest encoded train rows."""
+    from sklearn.neighbors import NearestNeighbors
+
+    from raeflow.data.rows import Rows
+
+    assert isinstance(splits.train, Rows)
+    known = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(splits.encoding(splits.train.x).numpy())
+    found: Values = known.kneighbors(splits.encoding(rows.x).numpy())[0].mean(1)
+    return found
