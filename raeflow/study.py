@@ -91,6 +91,9 @@ class Data:
     global: one mean and std for all. auto: standard for tables, global for signals, unit for images."""
     memory: int = 4 << 30
     """Bytes of row tensors to hold resident; larger data are streamed while training."""
+    bad_rows: Literal["refuse", "skip"] = "refuse"
+    """Rows that cannot be used (infinity, a null list, lists of another length, an image that cannot be decoded): refuse
+    the data for the first of them, or skip them in every split, as long as they are at most a tenth of all rows."""
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -116,6 +119,7 @@ class Data:
         put(self, "fractions", fractions)
         _one_of("Data", "layout", self.layout, (None, "CHW", "HWC"))
         _one_of("Data", "scaling", self.scaling, ("auto", "standard", "unit", "signal", "global", "none"))
+        _one_of("Data", "bad_rows", self.bad_rows, ("refuse", "skip"))
         _positive("Data", memory=self.memory)
 
     @property

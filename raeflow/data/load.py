@@ -11,6 +11,7 @@ from torch import Tensor
 
 from raeflow.data import splits
 from raeflow.data.bins import Bins, Varying, watched
+from raeflow.data.faults import Tally
 from raeflow.data.files import expand, read_footers
 from raeflow.data.plan import Plan, make_plan
 from raeflow.data.reading import prefetch
@@ -49,12 +50,14 @@ def load(data: Data) -> Splits:
 
 
 def _resident(plan: Plan) -> Splits:
-    reader, bins, alone = plan.reader, Bins(plan), len(plan.units) == 1
+    reader, bins, alone, tally = plan.reader, Bins(plan), len(plan.units) == 1, Tally(plan.rows)
     # Units are read side by side by one thread each; Arrow's own threads help where there is only one.
     threads = 0 if alone else pa.cpu_count()
-    for part in prefetch(lambda unit: reader.read(unit, threads=alone), plan.units, threads, threads):
+    for unit, part in zip(plan.units, prefetch(lambda unit: reader.read(unit, threads=alone), plan.units, threads, threads), strict=True):
+        tally.add(unit.piece, unit.groups, part.problems)
         bins.add(part)
     del part
+    skipped = tally.settle()
     bins.refuse_empty()
     train = cast(Rows, bins.rows(splits.TRAIN))
     validate, labelled = bins.validation()
@@ -64,7 +67,7 @@ def _resident(plan: Plan) -> Splits:
     scaling = fit_scaling(plan.data.scaling, reader.spec.shape, train.x.dtype, chunks)
     deque(chunks, maxlen=0)  # where the scaling did not need to look
     varying.refuse()
-    return Splits(reader.spec, scaling, train, validate, calibrate, test, labelled, plan.fingerprint)
+    return Splits(reader.spec, scaling, train, validate, calibrate, test, labelled, plan.fingerprint, skipped)
 
 
 def _chunks(x: Tensor) -> Iterator[Tensor]:

@@ -92,7 +92,7 @@ def _reader(data: Data, spec: RowSpec, target: RowSpec | None, roles: list[tuple
         for footer in listed:
             _agree(footer, footers[0], [*wanted, *([split] if split and given is None else [])], spec.columns)
     text = data.label is not None and _label_is_text(data, footers)
-    return Reader(spec, target, data.label, text, normal, anomaly, split, extra=extra)
+    return Reader(spec, target, data.label, text, normal, anomaly, split, extra=extra, skip=data.bad_rows == "skip")
 
 
 def _agree(footer: Footer, first: Footer, names: Sequence[str], row: Sequence[str]) -> None:
@@ -165,5 +165,6 @@ def _fingerprint(data: Data, spec: RowSpec, roles: list[tuple[int | None, list[F
         "files": [[code, sorted(f.digest for f in listed)] for code, listed in roles],
         "spec": spec.to_json(),
         **{name: to_json(getattr(data, name)) for name in kept},
+        **({"bad_rows": data.bad_rows} if data.bad_rows != "refuse" else {}),
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

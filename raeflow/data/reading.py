@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from raeflow.data import filters, splits
+from raeflow.data.faults import sift_all
 from raeflow.data.files import Piece, named, read_groups
 from raeflow.data.rows import Raw, RowSpec
 from raeflow.data.tensors import refuse_nulls, to_tensor
@@ -58,6 +59,8 @@ class Part:
     truth: Bools | None = None
     keys: splits.Keys | None = None
     """(n,) hashes of the rows, where they are needed."""
+    problems: dict[int, str] = field(default_factory=dict)
+    """What is wrong with each row that was left out, by its number in the unit."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -92,6 +95,8 @@ class Reader:
     """Columns that only the filters need."""
     classes: tuple[str, ...] | None = field(default=None)
     """All words of a text label in order, once they are known."""
+    skip: bool = False
+    """Leave bad rows out; else the first is refused."""
 
     def columns(self, unit: Unit) -> list[str]:
         """What is read of a unit's file, and nothing else."""
@@ -114,10 +119,16 @@ class Reader:
         raise AssertionError("a fault in several row groups is in one of them")
 
     def part(self, table: pa.Table, unit: Unit, where: str, keys: bool = False) -> Part:
-        """Rows of a table that has been read."""
+        """Rows of a table that has been read; without its bad rows where they are to be skipped."""
+        specs = [self.spec] if self.target is None else [self.spec, self.target]
+        problems: dict[int, str] = {}
+        if self.skip:
+            table, tensors, problems = sift_all(table, specs, where)
+            where += f" without its {len(problems)} bad rows" if problems else ""
+        else:
+            tensors = [to_tensor(table, spec, where) for spec in specs]
+        x, target = tensors[0], None if self.target is None else tensors[1]
         normal = None if self.normal is None else filters.mask(table, self.normal, "normal", where)
-        x = to_tensor(table, self.spec, where)
-        target = None if self.target is None else to_tensor(table, self.target, where)
         label, words = self._label(table, unit, where)
         divided = unit.given is None and len(self.codes) > 1
         hashes = splits.row_keys(x) if keys or divided else None
@@ -127,7 +138,8 @@ class Reader:
         if divided and hashes is not None:
             here = split == splits.TRAIN
             split = np.where(here, splits.assign(hashes, self.codes, self.ends), split).astype(np.uint8)
-        return Part(x, split, target, label, words, normal, self._truth(table, normal, label, where), hashes if keys else None)
+        truth = self._truth(table, normal, label, where)
+        return Part(x, split, target, label, words, normal, truth, hashes if keys else None, problems)
 
     def _label(self, table: pa.Table, unit: Unit, where: str) -> tuple[Tensor | None, tuple[str, ...] | None]:
         if self.label is None or not unit.has_label:

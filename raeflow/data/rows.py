@@ -140,6 +140,17 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """Bad rows that were left out of every split."""
+
+    rows: int
+    of: int
+    """Rows of all files."""
+    first: str
+    """Place and problem of the first of them."""
+
+
+@dataclass(frozen=True)
 class Splits:
     """The four disjoint splits, with the scaling fitted on train alone."""
 
@@ -158,6 +169,8 @@ class Splits:
     """All validation rows with `anomaly` known, for selection by labels."""
     fingerprint: str = ""
     """Hash of what was read: files, row groups, columns and split rule."""
+    skipped: Skipped | None = None
+    """Bad rows that `Data(bad_rows="skip")` left out; None where there was none."""
 
     def __reduce__(self) -> Any:
         values = {f.name: getattr(self, f.name) for f in fields(self)}

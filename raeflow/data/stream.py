@@ -16,6 +16,7 @@ from torch import Tensor
 
 from raeflow.data import splits
 from raeflow.data.bins import Bins, Varying, watched
+from raeflow.data.faults import Tally
 from raeflow.data.plan import Plan
 from raeflow.data.reading import Reader, Unit, prefetch
 from raeflow.data.rows import Raw, Shape, Splits
@@ -125,10 +126,12 @@ def load_streamed(plan: Plan) -> Splits:
     if not all(unit.has_label for unit in plan.units if unit.given is None):
         reader = replace(reader, label=None)
     bins = Bins(plan, max(1, memory // _HELD // plan.row_bytes), keep_train=False)
-    varying, counts = Varying(reader.spec), []
+    varying, counts, tally = Varying(reader.spec), [], Tally(plan.rows)
 
     def chunks() -> Iterator[Tensor]:
-        for part in prefetch(lambda unit: reader.read(unit, keys=True), plan.units, pa.cpu_count(), 1):
+        parts = prefetch(lambda unit: reader.read(unit, keys=True), plan.units, pa.cpu_count(), 1)
+        for unit, part in zip(plan.units, parts, strict=True):
+            tally.add(unit.piece, unit.groups, part.problems)
             bins.add(part)
             train = part.train().x
             counts.append(len(train))
@@ -139,6 +142,7 @@ def load_streamed(plan: Plan) -> Splits:
     dtype = torch.uint8 if reader.spec.dtype == "uint8" else torch.float32
     scaling = fit_scaling(plan.data.scaling, reader.spec.shape, dtype, passing)
     deque(passing, maxlen=0)  # the held-out rows and the counts want the whole pass
+    skipped = tally.settle()
     bins.refuse_empty(sum(counts))
     varying.refuse()
     window = max(1, memory // _WINDOW // plan.row_bytes)
@@ -148,4 +152,5 @@ def load_streamed(plan: Plan) -> Splits:
         if level:
             log.warning("%s: 1 in %d rows is kept, chosen by hash, since Data(memory=%d) holds no more", SPLITS[code], 2**level, memory)
     validate, labelled = bins.validation()
-    return Splits(reader.spec, scaling, train, validate, bins.rows(splits.CALIBRATE), bins.rows(splits.TEST), labelled, plan.fingerprint)
+    calibrate, test = bins.rows(splits.CALIBRATE), bins.rows(splits.TEST)
+    return Splits(reader.spec, scaling, train, validate, calibrate, test, labelled, plan.fingerprint, skipped)

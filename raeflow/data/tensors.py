@@ -6,7 +6,8 @@ N rows of a table, D values of a row, F columns; a row is (F,), (C, L) or (C, H,
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from raeflow.data.rows import RowSpec, Shape
-from raeflow.errors import RaeflowError
+from raeflow.errors import RaeflowError, RowError
 
 _BLOCK = 4096
 """Rows in which columns are woven into rows: a block of the result stays in the cache."""
@@ -32,8 +33,8 @@ def to_tensor(table: pa.Table | pa.RecordBatch, spec: RowSpec, where: str = "", 
 
     `where` and `first`, the number of the table's first row, place a fault in its message. A column in one
     piece of the very dtype is not copied, so the tensor may alias Arrow's memory: treat it as read-only.
-    Raises `RaeflowError` for a missing column, a wrong type, nulls, ragged lists, NaN or infinity, and
-    images that cannot be decoded.
+    Raises `RaeflowError` for a missing column or a wrong type, and `RowError` for nulls, ragged lists, NaN
+    or infinity, and images that cannot be decoded.
     """
     where = f"{where}, " if where else ""
     columns = [_column(table, name, where) for name in spec.columns]
@@ -69,7 +70,8 @@ def _weave(columns: list[pa.ChunkedArray], spec: RowSpec, where: str, first: int
     arrays = []
     for name, column in zip(spec.columns, columns, strict=True):
         refuse_nulls(column, name, where, first)
-        arrays.append(_whole([_numbers(chunk, spec.dtype, name, where) for chunk in column.chunks]))
+        starts = np.cumsum([first, *map(len, column.chunks)])
+        arrays.append(_whole([_numbers(c, spec.dtype, name, where, int(s)) for c, s in zip(column.chunks, starts, strict=False)]))
     if len(arrays) == 1:
         return arrays[0].unsqueeze(1)
     out = torch.empty((len(arrays[0]), len(arrays)), dtype=_TORCH[spec.dtype])
@@ -85,8 +87,8 @@ def _whole(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.from_numpy(np.concatenate([part.numpy() for part in parts]))
 
 
-def _numbers(values: pa.Array, dtype: str, name: str, where: str) -> Tensor:
-    """A flat numeric array without nulls as a tensor of `dtype`; no copy where it has that type already."""
+def _numbers(values: pa.Array, dtype: str, name: str, where: str, first: int = 0, width: int = 1) -> Tensor:
+    """A flat numeric array without nulls, `width` values a row, as a tensor of `dtype`; no copy where it has that type already."""
     if isinstance(values, pa.DictionaryArray):
         values = values.dictionary_decode()
     kind = values.type
@@ -100,10 +102,12 @@ def _numbers(values: pa.Array, dtype: str, name: str, where: str) -> Tensor:
         values = values.cast(pa.float64())
     if dtype == "uint8":
         try:
-            values = pc.cast(values, pa.uint8())
-        except pa.ArrowInvalid as error:
-            raise RaeflowError(f"{where}column {name!r} must hold whole numbers 0-255 ({str(error).splitlines()[0]})") from error
-        return from_dlpack(values)
+            return from_dlpack(pc.cast(values, pa.uint8()))
+        except pa.ArrowInvalid:
+            flat = values.to_numpy(zero_copy_only=False)
+            bad = np.flatnonzero(~((flat >= 0) & (flat <= 255) & (flat == np.floor(flat))))
+            rows, at = np.unique(bad // width, return_index=True)
+            refuse_rows(rows, lambda i: f"value {flat[bad[at[i]]]} is none of the whole numbers 0-255", name, where, first)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused with its place
         return torch.from_numpy(values.to_numpy(zero_copy_only=False).astype(np.float32, copy=True))
 
@@ -130,14 +134,15 @@ def _chunk(chunk: pa.Array, spec: RowSpec, name: str, where: str, first: int) ->
         raise RaeflowError(f"{where}column {name!r} holds {kind}, not lists of {size} numbers")
     values, width = chunk, 1
     while is_list(values.type):
-        values, inner = _flat(values, name, where, first, width)
+        values, inner = _flat(values, name, where, first, width, size)
         width *= inner
     if width != size:
-        raise RaeflowError(f"{where}column {name!r}, row {first}: {width} values where a row has {_product(spec.shape)}")
+        refuse_rows(range(count), lambda _: f"{width} values where a row has {_product(spec.shape)}", name, where, first)
     if values.null_count:
-        at = int(pc.index(pc.is_null(values), True).as_py())
-        raise RaeflowError(f"{where}column {name!r}, row {first + at // size}: value {at % size} is null")
-    flat = _numbers(values, spec.dtype, name, where)
+        bad = np.flatnonzero(values.is_null())
+        lost, at = np.unique(bad // size, return_index=True)
+        refuse_rows(lost, lambda i: f"value {bad[at[i]] % size} is null", name, where, first)
+    flat = _numbers(values, spec.dtype, name, where, first, size)
     order, dims = _order(kind, spec)
     rows = flat.view(count, *dims)
     if order is None:
@@ -145,21 +150,21 @@ def _chunk(chunk: pa.Array, spec: RowSpec, name: str, where: str, first: int) ->
     return torch.from_numpy(np.ascontiguousarray(rows.numpy().transpose(0, *(1 + axis for axis in order))))
 
 
-def _flat(lists: pa.Array, name: str, where: str, first: int, width: int) -> tuple[pa.Array, int]:
-    """Values of equally long lists, and how many each list has; `width` lists make a row."""
+def _flat(lists: pa.Array, name: str, where: str, first: int, width: int, total: int) -> tuple[pa.Array, int]:
+    """Values of equally long lists, and how many each list has; `width` lists make a row of `total` values."""
+    if lists.null_count:
+        rows = np.unique(np.flatnonzero(lists.is_null()) // width)
+        refuse_rows(rows, lambda _: "an inner list is null", name, where, first)
     if pa.types.is_fixed_size_list(lists.type):
         return lists.flatten(), lists.type.list_size
-    if lists.null_count:
-        at = int(pc.index(pc.is_null(lists), True).as_py())
-        raise RaeflowError(f"{where}column {name!r}, row {first + at // width}: an inner list is null")
-    offsets = lists.offsets.to_numpy()
-    sizes = np.diff(offsets)
+    sizes = np.diff(lists.offsets.to_numpy())
     size = int(sizes[0])
     if (sizes != size).any():
-        at = int(np.argmax(sizes != size))
-        raise RaeflowError(
-            f"{where}column {name!r}, row {first + at // width}: ragged lists: {sizes[at]} values here, {size} in row {first}"
-        )
+        # The innermost lists must fill the row; of others the usual length is taken for the right one.
+        size = int(np.bincount(sizes).argmax()) if is_list(lists.type.value_type) or total % width else total // width
+        bad = np.flatnonzero(sizes != size)
+        rows, at = np.unique(bad // width, return_index=True)
+        refuse_rows(rows, lambda i: f"ragged lists: {sizes[bad[at[i]]]} values here, {size} in a sound row", name, where, first)
     return lists.flatten(), size
 
 
@@ -224,8 +229,16 @@ def is_list(kind: pa.DataType) -> bool:
 def refuse_nulls(column: pa.ChunkedArray | pa.Array, name: str, where: str, first: int) -> None:
     """Refuse a column with a null, naming the first."""
     if column.null_count:
-        at = int(pc.index(pc.is_null(column), True).as_py())
-        raise RaeflowError(f"{where}column {name!r}, row {first + at}: the value is null, one of {column.null_count} in {len(column)} rows")
+        more = f", one of {column.null_count} in {len(column)} rows"
+        refuse_rows(np.flatnonzero(column.is_null()), lambda _: "the value is null", name, where, first, more)
+
+
+def refuse_rows(
+    rows: Sequence[int] | np.ndarray[Any, np.dtype[np.int64]], says: Callable[[int], str], name: str, where: str, first: int, more: str = ""
+) -> NoReturn:
+    """Refuse rows (numbered from 0) of a column; `says(i)` is what is wrong with `rows[i]`, `more` only for who reads the first of them."""
+    faults = {first + int(row): f"column {name!r}: {says(i)}" for i, row in enumerate(rows)}
+    raise RowError(f"{where}column {name!r}, row {first + int(rows[0])}: {says(0)}{more}", faults)
 
 
 def _refuse_not_finite(rows: Tensor, columns: list[pa.ChunkedArray], spec: RowSpec, where: str, first: int) -> None:
@@ -238,14 +251,18 @@ def _refuse_not_finite(rows: Tensor, columns: list[pa.ChunkedArray], spec: RowSp
     bad = ~torch.isfinite(flat)
     if not bool(bad.any()):
         return
-    row, entry = (int(i) for i in bad.nonzero()[0])
-    name = spec.columns[entry] if spec.kind == "columns" else spec.columns[0]
-    value: Any = float(flat[row, entry])
-    if spec.kind == "columns":
-        value = columns[entry][row].as_py()
-    place = f"{where}column {name!r}, row {first + row}" + ("" if spec.kind == "columns" else f", entry {_index(entry, spec.shape)}")
-    why = "is not finite" if not math.isfinite(value) else "does not fit into float32"
-    raise RaeflowError(f"{place}: value {value!r} {why}")
+    told, sentence, faults = bad.numpy(), "", {}
+    for row, entry in zip(np.flatnonzero(told.any(1)).tolist(), told.argmax(1)[told.any(1)].tolist(), strict=True):
+        if spec.kind == "columns":
+            name, value, place = spec.columns[entry], columns[entry][row].as_py(), ""
+            why = "is not finite" if not math.isfinite(value) else "does not fit into float32"
+            faults[first + row] = f"column {name!r}: value {value!r} {why}"
+        else:
+            name, value, place = spec.columns[0], float(flat[row, entry]), f", entry {_index(entry, spec.shape)}"
+            why = "is not finite"
+            faults[first + row] = f"column {name!r}: value {_index(entry, spec.shape)} is {value!r}"
+        sentence = sentence or f"{where}column {name!r}, row {first + row}{place}: value {value!r} {why}"
+    raise RowError(sentence, faults)
 
 
 def _index(entry: int, shape: Shape) -> str:
