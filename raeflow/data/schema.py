@@ -145,10 +145,8 @@ def _first_image(footer: Footer, name: str, most: int) -> tuple[Shape, str]:
 
     refusal = RaeflowError(f"{footer.piece.uri}: there are no rows")
     for row, value in enumerate(itertools.islice(cells(footer, name), most)):
-        where, encoded = (
-            f"{footer.piece.uri}, row group 0, row {row}, column {name!r}",
-            value.get("bytes") if isinstance(value, dict) else value,
-        )
+        where = f"{footer.piece.uri}, row group 0, row {row}, column {name!r}"
+        encoded = value.get("bytes") if isinstance(value, dict) else value
         try:
             if encoded is not None:
                 return sniff_image(encoded, where)
