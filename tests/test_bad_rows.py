@@ -383,9 +383,9 @@ def test_skipped_rows_are_in_no_split_and_all_else_stays_aligned(tmp_path, memor
     for row, label in [*train, *held]:
         assert label_of[row[0].item()] == int(label)
         count += 1
+    if split == "part" and memory > 4000:  # all but what is not normal in train and calibrate
+        assert count == sum(i not in SPOILT and not (i % 3 == 2 and i % 4 in (0, 2)) for i in range(600))
     if memory > 4000:
-        odd = [i for i in range(600) if i % 3 == 2 and i not in SPOILT]
-        assert count == 596 - sum(1 for i in odd if split == "part" and i % 4 in (0, 2)) or split == "hash"
         again = load(Data(path, columns="x", label="label", split=split, normal=[("label", "!=", 2)], bad_rows="skip"))
         assert again.fingerprint == splits.fingerprint
 

@@ -91,4 +91,5 @@ def _rest(kept: int, out: str | Path) -> str:
     """What there is nonetheless."""
     if not kept:
         return f"nothing was committed to {out}"
-    return f"the other {kept:,} fragments are in {out}, and a run again does only what is missing"
+    other = "the other fragment is" if kept == 1 else f"the other {kept:,} fragments are"
+    return f"{other} in {out}, and a run again does only what is missing"
