@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--gpus", type=float, default=0, help="GPUs of each actor")
     verb.add_argument(
         "--bad-rows", choices=("flag", "refuse"), default="flag",
-        help="flag: a row that cannot be scored (infinity, a null list, a broken image, ...) keeps its place with its problem beside it (default); "
+        help="flag: a row that cannot be scored (infinity, a null list, a broken image, ...) keeps its place with its problem (default); "
         "refuse: files with such rows are not written, and the run fails at its end",
     )  # fmt: skip
     verb.add_argument(
