@@ -1,4 +1,4 @@
-"""`Detector`: row spec, scaling, one or several members and the threshold; save, load, score, explain, export.
+"""`Detector`: row spec, encoding, one or several members and the threshold; save, load, score, explain, export.
 
 On disk it is `detector.json` and `weights.safetensors`: nothing is pickled, so loading one runs no
 code, and its id is a hash of all that decides a score, so equal ids mean equal scores.
@@ -15,7 +15,7 @@ import io
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,16 +26,17 @@ import numpy.typing as npt
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 import raeflow
 from raeflow import checkpoint, variants
-from raeflow.calibration import Moments, Threshold, calibrate, combine, log_moments
+from raeflow.calibration import Moments, Threshold, calibrate, log_moments
+from raeflow.data.columns import to_table
 from raeflow.data.rows import RowSpec, Splits
-from raeflow.data.scaling import Scaling
 from raeflow.devices import resolve_device, score_batch
 from raeflow.errors import RaeflowError
-from raeflow.stored import FORMAT, WEIGHTS, brief, read
+from raeflow.graph import FORMAT, Graph, encoded_content, encoded_graph, graph_name, novelty, scores, stored_name
+from raeflow.stored import WEIGHTS, brief, read
 from raeflow.study import Calibration
 from raeflow.training import Fitted
 from raeflow.variants._contract import Variant
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Input: TypeAlias = "npt.NDArray[Any] | Tensor | pa.Table | pa.RecordBatch"
-"""Unscaled rows: an array or tensor (N, *shape) of numbers, or Arrow data (pandas and polars frames too) with the row's columns."""
+"""Rows as the data have them: an array or tensor (N, *shape) of numbers, of a table (N, C) with NaN for gaps, or Arrow data
+(pandas and polars frames too) with the row's columns."""
 
 CONTENT = "detector.json"
 
@@ -71,35 +73,17 @@ class Member:
         return cls(values["variant"], values["hyper"], None if values["moments"] is None else Moments(*values["moments"]))
 
 
-class Graph(nn.Module):
-    """Scaling, members and their committee as one module: unscaled rows (B, *shape) to scores (B,)."""
-
-    def __init__(self, scaling: Scaling, models: Sequence[Variant], moments: Sequence[Moments | None]) -> None:
-        super().__init__()
-        self.encoding = scaling
-        self.members = nn.ModuleList(models)
-        self.moments = [m for m in moments if m is not None]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, *shape) -> (B,), higher is stranger."""
-        scaled = self.encoding(x)
-        scores = [model.score(scaled).float() for model in self.members]  # type: ignore[operator]
-        score = combine(scores, self.moments) if self.moments else scores[0]
-        # A finite row so far out that the arithmetic overflows is as strange as can be, never a silent miss.
-        return torch.nan_to_num(score, nan=math.inf, posinf=math.inf, neginf=-math.inf)
-
-
 class Detector:
     """Scores rows and flags those above its threshold; built by `assemble`, `load`."""
 
     def __init__(
-        self, spec: RowSpec, scaling: Scaling, members: Sequence[Member], models: Sequence[Variant], threshold: Threshold,
-        lineage: dict[str, Any], device: torch.device | str = "cpu",
+        self, spec: RowSpec, graph: Graph, members: Sequence[Member], threshold: Threshold, lineage: dict[str, Any],
+        device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
         self.spec, self.threshold, self.lineage = spec, threshold, lineage
         self.members = tuple(members)
         self.device = torch.device(device)
-        self.graph = Graph(scaling, models, [m.moments for m in members]).to(self.device).eval().requires_grad_(False)
+        self.graph = graph.to(self.device).eval().requires_grad_(False)
 
     @classmethod
     def assemble(cls, fitted: Sequence[Fitted], splits: Splits, calibration: Calibration, study: str = "") -> Detector:
@@ -115,21 +99,18 @@ class Detector:
         if splits.calibrate is None or not len(splits.calibrate):
             raise RaeflowError("the calibrate split is empty: a threshold needs held-out normal rows")
         models = [f.model() for f in fitted]
-        moments: list[Moments | None] = [None] * len(models)
-        if len(models) > 1:
-            moments = []
-            for model in models:
-                alone = Graph(copy.deepcopy(splits.encoding), [model], [None]).eval()
-                moments.append(log_moments(torch.cat(list(_scores(alone, splits.validate.x)))))
+        encoding, validate = copy.deepcopy(splits.encoding), splits.validate.x
+        alone = [Graph(encoding, [model], [None]).eval() for model in models]
+        moments = [log_moments(torch.cat(list(scores(one, validate)))) if len(models) > 1 else None for one in alone]
         members = [Member(f.variant, checkpoint.plain(f.hyper), m) for f, m in zip(fitted, moments, strict=True)]
-        scaling = copy.deepcopy(splits.encoding)
-        graph = Graph(scaling, models, moments).eval()
+        graph = Graph(encoding, models, moments).eval()
+        graph.novelty = novelty(graph, validate)
         lineage = {
             "study": study, "data": splits.fingerprint, "epochs": [f.best_epoch for f in fitted],
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }  # fmt: skip
-        threshold = calibrate(_scores(graph, splits.calibrate.x), calibration)
-        return cls(splits.spec, scaling, members, models, threshold, lineage)
+        threshold = calibrate(scores(graph, splits.calibrate.x), calibration)
+        return cls(splits.spec, graph, members, threshold, lineage)
 
     @functools.cached_property
     def id(self) -> str:
@@ -141,13 +122,12 @@ class Detector:
         return digest.hexdigest()[:12]
 
     def _content(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT, "spec": checkpoint.plain(self.spec.to_json()), "scaling": self.graph.encoding.mode,
-            "members": [m.to_json() for m in self.members], "threshold": self.threshold.to_json(),
-        }  # fmt: skip
+        said = {"members": [m.to_json() for m in self.members], "threshold": self.threshold.to_json()}
+        return {**encoded_content(self.spec, self.graph), **said}
 
     def _weights(self) -> dict[str, Tensor]:
-        return {_stored_name(name): t.detach().cpu().contiguous().clone() for name, t in self.graph.state_dict().items()}
+        named = self.graph.state_dict().items()
+        return {stored_name(name, self.graph): t.detach().cpu().contiguous().clone() for name, t in named}
 
     def to(self, device: str) -> Detector:
         """The same detector, moved to a device (`auto` takes cuda where there is one)."""
@@ -172,37 +152,45 @@ class Detector:
         return scores > np.float64(self.threshold.value)
 
     def explain(self, rows: Input, batch_size: int | None = None) -> Floats:
-        """(N, *shape) squared error of each value in scaled units; a committee's is the mean over its members."""
+        """(N, *shape) squared error of each value in scaled units; of a table (N, C), the sum for each of the row's columns.
 
-        def errors(x: Tensor) -> Tensor:
-            scaled = self.graph.encoding(x)
-            return self._mean([(scaled - model.reconstruct(scaled).float()).square() for model in self.models])
+        A committee's is the mean over its members. A column in which a row has what train never had gets more by what
+        `raeflow.graph.Novelty` says.
+        """
+        tail = (len(self.spec.columns),) if self.spec.held else self.spec.shape
+        return self._map(self.graph.errors, rows, batch_size, tail)
 
-        return self._map(errors, rows, batch_size, self.spec.shape)
+    def reconstruct(self, rows: Input, batch_size: int | None = None) -> Any:
+        """What the model makes of each row, in the data's own units; a committee's is the mean over its members.
 
-    def reconstruct(self, rows: Input, batch_size: int | None = None) -> Floats:
-        """(N, *shape) what the model makes of each row, in the data's own units; a committee's is the mean over its members."""
+        Of a table with words, flags or clocks an Arrow table of the row's columns, with the likeliest level and the
+        nearest clock; else an array (N, *shape), of a table of numbers (N, C).
+        """
+        rebuilt = self.expected(rows, batch_size)
+        return to_table(torch.from_numpy(rebuilt), self.spec) if self.spec.fields else rebuilt
 
-        def rebuilt(x: Tensor) -> Tensor:
-            scaled = self.graph.encoding(x)
-            mean = self._mean([model.reconstruct(scaled).float() for model in self.models])
-            return self.graph.encoding.inverse(mean, x)
+    def expected(self, rows: Input, batch_size: int | None = None) -> Floats:
+        """(N, *stored) what the model makes of each row, as rows are stored (see `raeflow.data.rows.Field`)."""
+        return self._map(self.graph.expected, rows, batch_size, self.spec.stored)
 
-        return self._map(rebuilt, rows, batch_size, self.spec.shape)
+    def drops(self, rows: Input, batch_size: int | None = None) -> Floats:
+        """(N, C) how far a row's score falls when each column is given its expected value; they need not add up to the score.
+
+        Raises RaeflowError where rows are no table.
+        """
+        if not self.spec.held:
+            raise RaeflowError(f"drops: rows of shape {self.spec.shape} have no columns to put right; a table has")
+        return self._map(self.graph.drops, rows, batch_size, (len(self.spec.columns),))
 
     @property
     def models(self) -> list[Variant]:
         """The members' models, in evaluation mode, on the detector's device."""
         return list(self.graph.members)  # type: ignore[arg-type]
 
-    @staticmethod
-    def _mean(parts: list[Tensor]) -> Tensor:
-        return parts[0] if len(parts) == 1 else torch.stack(parts).mean(0)
-
     def _map(self, function: Callable[[Tensor], Tensor], rows: Input, batch_size: int | None, tail: tuple[int, ...]) -> Floats:
         values = self._take(rows)
         out = torch.empty((len(values), *tail), device=self.device)
-        size = batch_size or score_batch(self.spec.shape, self.device)
+        size = batch_size or score_batch(max(self.spec.shape, self.spec.stored, key=math.prod), self.device)
         with torch.inference_mode():
             for start in range(0, len(values), size):
                 x = self._batch(values[start : start + size], start)
@@ -219,11 +207,13 @@ class Detector:
             return to_tensor(rows if isinstance(rows, (pa.Table, pa.RecordBatch)) else pa.table(rows), self.spec)
         values = rows if isinstance(rows, Tensor) else np.asarray(rows)
         real = not values.is_complex() if isinstance(values, Tensor) else values.dtype.kind in "fiub"
+        if self.spec.fields and not isinstance(values, Tensor):  # tensors are rows as `load` holds them
+            raise RaeflowError("this detector takes words, flags or clocks: give a data frame or an Arrow table, not an array")
         if not real:
             raise RaeflowError(f"rows have type {values.dtype}, this detector takes real numbers")
-        if not values.ndim or tuple(values.shape[1:]) != self.spec.shape:
-            wanted = f"(N, {', '.join(map(str, self.spec.shape))})"
-            hint = "; give one row as rows[None]" if tuple(values.shape) == self.spec.shape else ""
+        if not values.ndim or tuple(values.shape[1:]) != self.spec.stored:
+            wanted = f"(N, {', '.join(map(str, self.spec.stored))})"
+            hint = "; give one row as rows[None]" if tuple(values.shape) == self.spec.stored else ""
             raise RaeflowError(f"rows have shape {tuple(values.shape)}, this detector takes {wanted}{hint}")
         return values
 
@@ -240,7 +230,7 @@ class Detector:
         x = x.to(torch.float32)
         # A sum is one cheap pass and is finite only if all its terms are; only then look for the culprit.
         if not bool(torch.isfinite(x.sum())):
-            bad = ~torch.isfinite(x)
+            bad = x.isinf() if self.spec.held else ~torch.isfinite(x)  # a NaN in a table is a gap
             if bool(bad.any()):
                 place = [int(i) for i in bad.nonzero()[0]]
                 raise RaeflowError(f"row {start + place[0]} holds {float(x[tuple(place)])} at {tuple(place[1:])}: rows must be finite")
@@ -266,11 +256,11 @@ class Detector:
                     f"reads format {FORMAT}: upgrade it"
                 )
             spec = RowSpec.from_json(record["spec"])
-            scaling = Scaling(record["scaling"], spec.shape)
             members = [Member.from_json(m) for m in record["members"]]
             models = [variants.build(m.variant, spec.shape, m.hyper).eval() for m in members]
-            found = cls(spec, scaling, members, models, Threshold.from_json(record["threshold"]), record["lineage"])
-            found.graph.load_state_dict({_graph_name(name): t for name, t in safetensors.torch.load(weights).items()})
+            graph = encoded_graph(record, spec, models, [m.moments for m in members])
+            found = cls(spec, graph, members, Threshold.from_json(record["threshold"]), record["lineage"])
+            graph.load_state_dict({graph_name(name): t for name, t in safetensors.torch.load(weights).items()})
         except RaeflowError as error:
             raise RaeflowError(f"{where}: {error}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
@@ -301,7 +291,7 @@ class Detector:
         return cls.from_bytes(content, weights, str(folder), device)
 
     def export(self, path: str | Path) -> Path:
-        """Write scaling, members and committee as one torch.export program (`.pt2`): (B, *shape) of the data's dtype to (B,).
+        """Write encoding, members and committee as one torch.export program (`.pt2`): (B, *stored) of the data's dtype to (B,).
 
         It runs without raeflow (`torch.export.load(path).module()(rows)`); `detector.json` rides along as
         an extra file. Raises RaeflowError where a member cannot be traced for batches of any size.
@@ -310,7 +300,7 @@ class Detector:
         if place.suffix != ".pt2":
             raise RaeflowError(f"{place}: an exported program's name ends in .pt2")
         graph = copy.deepcopy(self.graph).cpu()
-        example = torch.ones((2, *self.spec.shape), dtype=getattr(torch, self.spec.dtype))
+        example = torch.ones((2, *self.spec.stored), dtype=getattr(torch, self.spec.dtype))
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "The tensor attributes .*_flat_weights")  # torch's LSTM lists its weights twice
@@ -323,19 +313,3 @@ class Detector:
         torch.export.save(program, archive, extra_files={CONTENT: self.to_bytes()[0].decode()})
         checkpoint.write_file(place, lambda temporary: temporary.write_bytes(archive.getbuffer()))
         return place
-
-
-def _stored_name(name: str) -> str:
-    """Name on disk of a tensor of the graph: format 1 calls the encoding `scaling`."""
-    return name.replace("encoding.", "scaling.", 1) if name.startswith("encoding.") else name
-
-
-def _graph_name(name: str) -> str:
-    """What `_stored_name` was given."""
-    return name.replace("scaling.", "encoding.", 1) if name.startswith("scaling.") else name
-
-
-@torch.inference_mode()
-def _scores(graph: nn.Module, x: Tensor) -> Iterator[Tensor]:
-    for part in torch.split(x, score_batch(tuple(x.shape[1:]), x.device)):
-        yield graph(part)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from raeflow.data import inspect
+from raeflow.data import RowSpec, preview
 from raeflow.study import Data
 
 _TEXT = '''"""Which rows of {title} are anomalous?
@@ -20,16 +20,18 @@ STUDY = Study(
     name="{name}",
     data=Data(
         {source},
-        columns={columns},{label}
-        # Rows of shape {shape}. Say Data(shape=...) if they are something else: (F,) a table, (C, L) a signal,
-        # (C, H, W) an image. Data(normal=[("column", "==", value)]) keeps known anomalies out of training.
+        columns={columns}{label}
+        # {hint}
+        # Data(normal=[("column", "==", value)]) keeps known anomalies out of training.
     ),
     variants=("autoencoder", "vae", "wgan_gp"),
     search=Search(trials=24, epochs=20),
     training=Training(epochs=50, batch_size={batch}),
-    calibration=Calibration(method="quantile", quantile=0.99),
+    calibration={calibration},
 )
 '''
+_SHAPE = "Rows of shape {shape}. Say Data(shape=...) if they are something else: (F,) a table, (C, L) a signal, (C, H, W) an image."
+_ROLES = 'Data(roles={"column": "category"}) changes what a column is: number, long_tail, flag, category or clock.'
 
 
 LABELS = ("label", "labels", "class", "anomaly", "is_anomaly", "outlier", "is_outlier")
@@ -45,13 +47,33 @@ def study_name(sources: Sequence[str], name: str | None) -> str:
 def study_text(sources: Sequence[str], name: str, label: str | None) -> str:
     """The text of a study's file; refuses sources whose rows cannot be known."""
     label = label or guessed_label(sources)
-    spec = inspect(Data(list(sources), label=label))
+    spec, told = preview(Data(list(sources), label=label))
     source = repr(str(sources[0])) if len(sources) == 1 else repr([str(s) for s in sources])
-    columns = repr(spec.columns[0]) if len(spec.columns) == 1 else repr(list(spec.columns))
     known = f"\n        label={label!r},  # read only to judge the finished detector" if label else ""
+    rows = count_rows(sources)
     return _TEXT.format(
-        title=", ".join(sources), name=name, source=source, columns=columns, label=known, shape=spec.shape, batch=batch(sources)
-    )
+        title=", ".join(sources), name=name, source=source, columns=_columns(spec, dict(told), label), label=known,
+        hint=_ROLES if spec.held else _SHAPE.format(shape=spec.shape), batch=batch(rows), calibration=calibration(rows),
+    )  # fmt: skip
+
+
+def _columns(spec: RowSpec, told: dict[str, str], label: str | None) -> str:
+    """The columns as Python; of a table a line for each, with how it enters, and one for each that stays out."""
+    out = [f"        # {name!r} {why}" for name, why in told.items() if name not in spec.columns and name != label]
+    if not spec.held:
+        listed = repr(spec.columns[0]) if len(spec.columns) == 1 else repr(list(spec.columns))
+        return "\n".join([f"{listed},", *out])
+    inside = [f"            {name!r},  # {told[name]}" for name in spec.columns]
+    return "\n".join(["[", *inside, *(f"    {line}" for line in out), "        ],"])
+
+
+def calibration(rows: int) -> str:
+    """The highest quantile that about a tenth of the rows can vouch for."""
+    held = 0.08 * rows
+    for quantile in (0.99, 0.95, 0.9):
+        if held >= quantile / (1 - quantile):
+            return f'Calibration(method="quantile", quantile={quantile})'
+    return "Calibration()  # mean + 1 std: too few rows for a quantile"
 
 
 def guessed_label(sources: Sequence[str]) -> str | None:
@@ -65,13 +87,17 @@ def guessed_label(sources: Sequence[str]) -> str | None:
     return next((n for n in LABELS if n in names), None)
 
 
-def batch(sources: Sequence[str]) -> int:
-    """Rows a step: about a hundred steps an epoch, between 16 and 512."""
+def count_rows(sources: Sequence[str]) -> int:
+    """Rows of all files, from their footers."""
     import pyarrow.parquet as pq
 
     from raeflow.data.files import expand
 
-    rows = sum(pq.read_metadata(piece.path, filesystem=piece.filesystem).num_rows for piece in expand(list(sources)))
+    return sum(pq.read_metadata(piece.path, filesystem=piece.filesystem).num_rows for piece in expand(list(sources)))
+
+
+def batch(rows: int) -> int:
+    """Rows a step: about a hundred steps an epoch, between 16 and 512."""
     size = 16
     while size < 512 and rows * 0.6 / size > 100:
         size *= 2

@@ -93,7 +93,10 @@ class Session:
         if self.splits.skipped is not None:
             skipped = self.splits.skipped
             self.say(f"skipped {skipped.rows:,} of {skipped.of:,} rows: {skipped.first}")
-        self.say(f"{study.name}: rows of shape {self.splits.spec.shape}: {listed}")
+        spec = self.splits.spec
+        what = f"{len(spec.columns)} columns, {spec.shape[0]} values for the model" if spec.held else f"shape {spec.shape}"
+        self.say(f"{study.name}: rows of {what}: {listed}")
+        self.say_columns()
 
     @property
     def folder(self) -> Path:
@@ -121,7 +124,7 @@ class Session:
     def claim(self) -> None:
         """Refuse to mix two different studies in one folder."""
         path = self.folder / "study.json"
-        mine = {"study": to_json(identity(self.study)), "data": self.splits.fingerprint}
+        mine = {"study": to_json(identity(self.study)), "data": self.splits.fingerprint, **self._encoded()}
         if path.exists():
             theirs = json.loads(path.read_text())
             change = difference(theirs["identity"], mine)
@@ -131,6 +134,21 @@ class Session:
                 )
         text = json.dumps({"identity": mine, "study": to_json(self.study)}, indent=1)
         write_text(path, without_passwords(text))
+
+    def say_columns(self) -> None:
+        """One line for the columns of a table that tell the model nothing; `raeflow data show` tells of each."""
+        words = ("left out: ", "not used: ")
+        told = [f"{name} ({what[len(words[0]) :]})" for name, what in self.splits.told() if what.startswith(words)]
+        if told and self.splits.spec.held:
+            more = f" and {len(told) - 6} more" if len(told) > 6 else ""
+            self.say(f"{self.study.name}: {len(told)} columns tell the model nothing: {'; '.join(told[:6])}{more}")
+
+    def _encoded(self) -> dict[str, Any]:
+        """What columns of a table are to the model, where not all are plain numbers: trained models stand and fall with it."""
+        encoding = self.splits.encoding
+        if not self.splits.spec.held or encoding.plain:
+            return {}
+        return {"encoding": {c.name: c.told() for c in encoding.columns}}
 
     def search(self) -> list[Trial]:
         """Search variants and hyperparameters; trials come back best first."""

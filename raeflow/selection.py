@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from raeflow import synthetic
+from raeflow import synthetic, synthetic_tables
 from raeflow.data.rows import Rows, Splits
 from raeflow.data.scaling import scaled_rows
 from raeflow.devices import score_batch
@@ -131,9 +131,12 @@ class Synthetic(Judge):
             rows = rows.some(NORMAL, seed)
         self.rows = rows
         scaled = scaled_rows(splits.encoding, rows.x)
-        room = BYTES // (len(synthetic.kinds(rows.shape)) * 4 * math.prod(rows.shape))
+        shape = tuple(scaled.shape[1:])
+        room = BYTES // (len(synthetic.kinds(shape)) * 4 * math.prod(shape))
         # More than twice as many anomalies as rows would cost time and add nothing: the rows limit the AUROC then.
-        self.anomalies = synthetic.make(scaled, max(FEWEST, min(room, MOST, 2 * len(rows))), seed)
+        count = max(FEWEST, min(room, MOST, 2 * len(rows)))
+        typed = synthetic_tables.typed(splits.encoding)
+        self.anomalies = synthetic_tables.make(scaled, splits.encoding, count, seed) if typed else synthetic.make(scaled, count, seed)
 
     def __call__(self, model: Variant, scaling: nn.Module) -> float:
         """Share of pairs of an anomaly and a normal row that the model ranks rightly, in 0-1."""

@@ -51,6 +51,23 @@ def _paths(owner: str, name: str, value: Any, optional: bool = True) -> tuple[st
     return tuple(str(p) for p in listed)
 
 
+ROLES = ("number", "long_tail", "flag", "category", "clock", "out")
+
+
+def _roles(value: Any) -> tuple[tuple[str, str], ...] | None:
+    """Roles by column as sorted pairs, so that the record stays hashable."""
+    if value is None:
+        return None
+    try:
+        pairs = dict(value)
+    except (TypeError, ValueError):
+        _refuse(f"Data(roles={value!r}): roles say for columns what they are, as in {{'port': 'category'}}")
+    for name, role in pairs.items():
+        if not isinstance(name, str) or role not in ROLES:
+            _refuse(f"Data(roles={{{name!r}: {role!r}}}): a column's role is one of {', '.join(ROLES)}")
+    return tuple(sorted(pairs.items()))
+
+
 @dataclass(frozen=True)
 class Data:
     """Which Parquet holds the rows, and which columns are the row.
@@ -86,9 +103,15 @@ class Data:
     test: str | Sequence[str] | None = None
     fractions: Sequence[float] = (0.6, 0.1, 0.1, 0.2)
     """Shares of train, validate, calibrate, test where the hash decides; they add up to 1."""
-    scaling: Literal["auto", "standard", "unit", "signal", "global", "none"] = "auto"
-    """standard: each feature to mean 0, std 1. unit: to 0-1. signal: each signal by its own mean and std.
-    global: one mean and std for all. auto: standard for tables, global for signals, unit for images."""
+    scaling: Literal["auto", "standard", "asinh", "unit", "signal", "global", "none"] = "auto"
+    """standard: each feature to mean 0, std 1. asinh: the same after a transform that tames long tails, for numbers of
+    tables. unit: to 0-1. signal: each signal by its own mean and std. global: one mean and std for all. auto: standard
+    for tables, with asinh for the columns that have long tails, global for signals, unit for images."""
+    roles: Any = None
+    """What columns of a table are, where it is not what raeflow takes them for: `{"port": "category", "note": "out"}` with
+    number, long_tail, flag, category, clock, or out."""
+    min_frequency: float = 0.01
+    """Share of the train rows below which levels of a category are taken together."""
     memory: int = 4 << 30
     """Bytes of row tensors to hold resident; larger data are streamed while training."""
     bad_rows: Literal["refuse", "skip"] = "refuse"
@@ -118,9 +141,17 @@ class Data:
             _refuse(f"Data(fractions={self.fractions!r}): four shares of train, validate, calibrate and test that add up to 1")
         put(self, "fractions", fractions)
         _one_of("Data", "layout", self.layout, (None, "CHW", "HWC"))
-        _one_of("Data", "scaling", self.scaling, ("auto", "standard", "unit", "signal", "global", "none"))
+        _one_of("Data", "scaling", self.scaling, ("auto", "standard", "asinh", "unit", "signal", "global", "none"))
         _one_of("Data", "bad_rows", self.bad_rows, ("refuse", "skip"))
+        put(self, "roles", _roles(self.roles))
+        if not 0 <= self.min_frequency < 0.5:
+            _refuse(f"Data(min_frequency={self.min_frequency!r}): min_frequency is a share of the train rows, from 0 to below 0.5")
         _positive("Data", memory=self.memory)
+
+    @property
+    def roles_of(self) -> dict[str, str]:
+        """`roles` by column."""
+        return dict(self.roles or ())
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -39,15 +39,23 @@ def make(rows: Tensor, count: int, seed: int) -> dict[str, Tensor]:
     """
     generator = torch.Generator().manual_seed(seed)
     normal = rows.detach().to("cpu", torch.float32)
-    spread = normal.std(0, correction=0)
     made = {}
     for name, maker in kinds(normal.shape[1:]).items():
         base = normal[torch.randint(len(normal), (count,), generator=generator)]
-        changed = maker(base, normal, generator)
-        least = 1e-4 * spread + 1e-6 * base.abs()  # below it lies rounding, not a change
-        kept = ((changed - base).abs() > least).flatten(1).any(1)
-        if kept.any():
-            made[name] = changed[kept]
+        changed = keep_changed(base, maker(base, normal, generator), normal)
+        if len(changed):
+            made[name] = changed
+    return not_none(made, rows)
+
+
+def keep_changed(base: Tensor, changed: Tensor, normal: Tensor) -> Tensor:
+    """Those of the changed rows (n, *shape) that differ from what they were made of by more than rounding."""
+    least = 1e-4 * normal.std(0, correction=0) + 1e-6 * base.abs()
+    return changed[((changed - base).abs() > least).flatten(1).any(1)]
+
+
+def not_none(made: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    """What was made, refused where it is nothing."""
     if not made:
         raise RaeflowError(
             f"the {len(rows)} validation rows are all the same constant, so no synthetic anomalies can be made from them; "
@@ -71,7 +79,7 @@ def permuted(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
 
 def shifted(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
     """Chosen entries (N, F) move by normal noise of `STRENGTHS` standard deviations of their feature."""
-    step = torch.randn(x.shape, generator=generator) * _log_uniform((len(x), 1), STRENGTHS, generator)
+    step = torch.randn(x.shape, generator=generator) * log_uniform((len(x), 1), STRENGTHS, generator)
     return torch.where(_entries(x, rows, generator), x + step * rows.std(0, correction=0), x)
 
 
@@ -88,7 +96,7 @@ def shrunk(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
 def stretched(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
     """Whole rows (N, F) moved out to one to four times their distance from the mean row: every dependency holds, the size does not."""
     mean = rows.mean(0)
-    return mean + (x - mean) * _log_uniform((len(x), 1), (1.0, 4.0), generator)
+    return mean + (x - mean) * log_uniform((len(x), 1), (1.0, 4.0), generator)
 
 
 def swapped(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
@@ -115,7 +123,7 @@ def occluded(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
 def noisy(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
     """A burst of white noise in a patch, of an eighth to two standard deviations; images keep to the range of their values."""
     mask = _patch(x, rows, generator)
-    strength = _log_uniform((len(x), *(1,) * (x.dim() - 1)), (0.125, 2.0), generator) * rows.std(correction=0)
+    strength = log_uniform((len(x), *(1,) * (x.dim() - 1)), (0.125, 2.0), generator) * rows.std(correction=0)
     changed = x + torch.randn(x.shape, generator=generator) * strength
     if x.dim() == 4:
         changed = changed.clamp(float(rows.min()), float(rows.max()))
@@ -140,7 +148,8 @@ TABLE: dict[str, Maker] = {"permuted": permuted, "shifted": shifted, "shrunk": s
 PATCH: dict[str, Maker] = {"swapped": swapped, "occluded": occluded, "noisy": noisy, "warped": warped}
 
 
-def _log_uniform(shape: tuple[int, ...], bounds: tuple[float, float], generator: torch.Generator) -> Tensor:
+def log_uniform(shape: tuple[int, ...], bounds: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """Numbers between bounds, each octave as likely."""
     low, high = bounds
     return low * (high / low) ** torch.rand(shape, generator=generator)
 
@@ -160,7 +169,7 @@ def _grid(space: torch.Size) -> Tensor:
 
 def _sizes(count: int, space: torch.Size, generator: torch.Generator) -> Tensor:
     """(N, D) sides of patches, from one value."""
-    share = _log_uniform((count, len(space)), PATCHES, generator)
+    share = log_uniform((count, len(space)), PATCHES, generator)
     return (share * torch.tensor(space)).round().clamp_min(1).long()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from raeflow import pipeline
 from raeflow.errors import RaeflowError
-from raeflow.study import Study, without_passwords
+from raeflow.study import ROLES, Study, without_passwords
 
 
 def study(study: Study, module: Any, arguments: argparse.Namespace) -> int:
@@ -147,7 +147,14 @@ def _show(arguments: argparse.Namespace) -> int:
     resolved = resolve(Data(arguments.source, columns=columns, label=arguments.label))
     splits = load(resolved)
     spec = splits.spec
-    print(f"row       {spec.shape} {spec.dtype} from {spec.kind} {', '.join(spec.columns)}, scaling {splits.encoding.mode}")
+    if spec.held:
+        print(f"row       {len(spec.columns)} columns, {spec.shape[0]} values for the model, scaling {splits.encoding.mode}")
+    else:
+        print(f"row       {spec.shape} {spec.dtype} from {spec.kind} {', '.join(spec.columns)}, scaling {splits.encoding.mode}")
+    told = splits.told()
+    print("".join(f"  {name:<{max(len(n) for n, _ in told)}}  {what}\n" for name, what in told), end="")
+    if spec.held:
+        print(f"  to change one: Data(roles={{{spec.columns[0]!r}: ...}}) with {', '.join(ROLES)}")
     for name in ("train", "validate", "calibrate", "test"):
         rows = getattr(splits, name)
         anomalies = "" if rows is None or getattr(rows, "anomaly", None) is None else f", {int(rows.anomaly.sum()):,} anomalous"

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from raeflow import Data, RaeflowError, Study, cli, pipeline
-from raeflow.data import inspect, load
+from raeflow.data import inspect, load, plan
 from raeflow.data.faults import sift
 from raeflow.data.rows import RowSpec
 from raeflow.data.stream import StreamedRows
@@ -388,6 +388,29 @@ def test_skipped_rows_are_in_no_split_and_all_else_stays_aligned(tmp_path, memor
     if memory > 4000:
         again = load(Data(path, columns="x", label="label", split=split, normal=[("label", "!=", 2)], bad_rows="skip"))
         assert again.fingerprint == splits.fingerprint
+
+
+@pytest.mark.parametrize("memory", [1 << 30, 4000])
+def test_mixed_tables_skip_infinity_and_keep_gaps_and_words(tmp_path, monkeypatch, memory):
+    monkeypatch.setattr(plan, "_UNIT", 100)  # a unit for each row group, one of which is bad from end to end
+    rng = np.random.default_rng(0)
+    a, words = rng.normal(size=1200), np.array(["red", "green", "blue"])[rng.integers(0, 3, 1200)]
+    a[[7, *range(500, 550)]] = INF
+    a[8] = NAN
+    rows = pa.table({"a": a, "b": rng.normal(size=1200), "word": words})
+    pq.write_table(rows, tmp_path / "rows.parquet", row_group_size=50)
+    splits = load(Data(tmp_path / "rows.parquet", bad_rows="skip", memory=memory))
+    assert splits.skipped.rows == 51
+    assert splits.skipped.first == f"{tmp_path / 'rows.parquet'}, row group 0, row 7: column 'a': value inf is not finite"
+    known = {np.float32(value).item(): word for value, word in zip(rows["b"].to_pylist(), words, strict=True)}
+    at = {f.name: place for f, place in splits.spec.placed}
+    levels = next(f.levels for f in splits.spec.fields if f.name == "word")
+    count = 0
+    for batch in splits.train.batches(64):
+        for row in batch.x:
+            assert levels[int(row[at["word"]])] == known[row[at["b"]].item()]
+            count += 1
+    assert count == len(splits.train) > 500
 
 
 def test_the_first_skipped_row_is_placed_in_its_row_group(tmp_path):

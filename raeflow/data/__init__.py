@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raeflow.data.files import Piece, expand
     from raeflow.data.load import count, inspect, load
+    from raeflow.data.preview import preview
     from raeflow.data.rows import Raw, Rows, RowSource, RowSpec, Splits
     from raeflow.data.scaling import Scaling
     from raeflow.data.schema import to_tensor
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
     from raeflow.data.stream import StreamedRows
 
 _HOMES = {
-    "Piece": "files", "expand": "files", "count": "load", "inspect": "load", "load": "load", "Raw": "rows", "Rows": "rows",
-    "RowSource": "rows", "RowSpec": "rows", "Splits": "rows", "Scaling": "scaling", "to_tensor": "schema", "resolve": "sources",
-    "StreamedRows": "stream",
+    "Piece": "files", "expand": "files", "count": "load", "inspect": "load", "load": "load", "preview": "preview", "Raw": "rows",
+    "Rows": "rows", "RowSource": "rows", "RowSpec": "rows", "Splits": "rows", "Scaling": "scaling", "to_tensor": "schema",
+    "resolve": "sources", "StreamedRows": "stream",
 }  # fmt: skip
 __all__ = [
-    "Piece", "Raw", "RowSource", "RowSpec", "Rows", "Scaling", "Splits", "StreamedRows", "count", "expand", "inspect", "load",
+    "Piece", "Raw", "RowSource", "RowSpec", "Rows", "Scaling", "Splits", "StreamedRows", "count", "expand", "inspect", "load", "preview",
     "resolve", "to_tensor",
 ]  # fmt: skip
 

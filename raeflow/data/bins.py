@@ -138,7 +138,7 @@ class Buffer:
 
     def __init__(self, plan: Plan, capacity: int) -> None:
         spec = plan.reader.spec
-        self.x = torch.empty((capacity, *spec.shape), dtype=torch.uint8 if spec.dtype == "uint8" else torch.float32)
+        self.x = torch.empty((capacity, *spec.stored), dtype=torch.uint8 if spec.dtype == "uint8" else torch.float32)
         self.target = torch.empty_like(self.x) if plan.reader.target else None
         self.count = 0
         self.labels: list[tuple[Tensor | None, tuple[str, ...] | None]] = []
@@ -215,9 +215,9 @@ def _coded(label: Tensor, words: tuple[str, ...] | None, classes: tuple[str, ...
 
 
 class Varying:
-    """Watches train rows go by and refuses those that never vary: there is nothing to learn from them.
+    """Watches train rows that are no table go by and refuses those that never vary: there is nothing to learn from them.
 
-    A named column must vary; of a list's entries (pixels, samples) only one has to.
+    Columns that together make a signal must each vary; of a list's entries (pixels, samples) only one has to.
     """
 
     def __init__(self, spec: RowSpec) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
+from raeflow.data.columns import Words
 from raeflow.data.files import Piece, read_footer
 from raeflow.data.rows import RowSpec, Skipped
 from raeflow.data.tensors import to_tensor
@@ -31,15 +32,15 @@ class Sifted:
     """Rows of a table that can be used, and why the others cannot."""
 
     rows: Tensor
-    """(n, *shape) sound rows, as `to_tensor` gives them."""
+    """(n, *stored) sound rows, as `to_tensor` gives them."""
     good: np.ndarray[Any, np.dtype[np.int64]] | None
     """(n,) their numbers in the table; None where all are sound."""
     problems: dict[int, str]
     """What is wrong with each other row, by its number in the table: "column 'x': value 17 is nan"."""
 
 
-def sift(table: pa.Table, spec: RowSpec, where: str = "") -> Sifted:
-    """Sound and bad rows of a table.
+def sift(table: pa.Table, spec: RowSpec, where: str = "", words: Words | None = None) -> Sifted:
+    """Sound and bad rows of a table; see `to_tensor` for `words`, which are those of the sound rows.
 
     Raises RaeflowError, placed by `where`, for what is wrong with the whole table, and where it has more
     than 32 kinds of faults.
@@ -48,7 +49,7 @@ def sift(table: pa.Table, spec: RowSpec, where: str = "") -> Sifted:
     problems: dict[int, str] = {}
     for _ in range(_KINDS):
         try:
-            rows = to_tensor(part, spec, where)
+            rows = to_tensor(part, spec, where, words=words)
         except RowError as error:
             if not error.faults:
                 raise
@@ -64,16 +65,18 @@ def sift(table: pa.Table, spec: RowSpec, where: str = "") -> Sifted:
     raise RaeflowError(f"{where}, row {row}: {problem}, and {_KINDS} other kinds of faults in {len(problems)} of {table.num_rows} rows")
 
 
-def sift_all(table: pa.Table, specs: Sequence[RowSpec], where: str = "") -> tuple[pa.Table, list[Tensor], dict[int, str]]:
+def sift_all(
+    table: pa.Table, specs: Sequence[RowSpec], where: str = "", words: Words | None = None
+) -> tuple[pa.Table, list[Tensor], dict[int, str]]:
     """The table without rows that are bad by any of `specs`, its rows by each of them, and the problems by number of row."""
-    sifted = [sift(table, spec, where) for spec in specs]
+    sifted = [sift(table, spec, where, words) for spec in specs]
     problems = {row: problem for part in reversed(sifted) for row, problem in part.problems.items()}
     if not problems:
         return table, [part.rows for part in sifted], {}
     sound = np.ones(table.num_rows, np.bool_)
     sound[list(problems)] = False
     table = table.filter(pa.array(sound))
-    return table, [to_tensor(table, spec, where) for spec in specs], dict(sorted(problems.items()))
+    return table, [to_tensor(table, spec, where, words=words) for spec in specs], dict(sorted(problems.items()))
 
 
 class Tally:

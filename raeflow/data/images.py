@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from raeflow.data.rows import RowSpec, Shape
-from raeflow.data.tensors import refuse_nulls, refuse_rows
+from raeflow.data.types import refuse_nulls, refuse_rows
 from raeflow.errors import RaeflowError
 
 _BAD = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)

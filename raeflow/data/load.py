@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import pyarrow as pa
-from torch import Tensor
 
 from raeflow.data import splits
-from raeflow.data.bins import Bins, Varying, watched
+from raeflow.data.bins import Bins
+from raeflow.data.encoding.lexicon import Lexicon, move
+from raeflow.data.encoding.sketch import chunks
 from raeflow.data.faults import Tally
 from raeflow.data.files import expand, read_footers
+from raeflow.data.learning import learn
 from raeflow.data.plan import Plan, make_plan
 from raeflow.data.reading import prefetch
 from raeflow.data.rows import Rows, RowSpec, Splits
-from raeflow.data.scaling import fit_scaling
 from raeflow.data.sources import resolve
 from raeflow.data.stream import load_streamed
 from raeflow.errors import RaeflowError
 from raeflow.study import Data
 
-_CHUNK = 4 << 20
-"""Bytes of train rows that the scaling looks at in one go."""
-
 
 def inspect(data: Data) -> RowSpec:
-    """How a row of `data` is read; everything wrong that shows without reading rows is refused here."""
+    """How a row of `data` is read; everything wrong that shows without reading all rows is refused here.
+
+    Of a table with words, levels and the width of the encoded row are known only after `load`.
+    """
     return make_plan(resolve(data)).reader.spec
 
 
@@ -37,7 +37,7 @@ def count(data: Data) -> int:
 
 
 def load(data: Data) -> Splits:
-    """Read the rows once into four disjoint splits, with the scaling fitted on train.
+    """Read the rows once into four disjoint splits, with the encoding fitted on train.
 
     Train, validate and calibrate hold normal rows only, test all held-out rows. Where all rows take more
     than `Data.memory` bytes, train is streamed (`StreamedRows`) and each held-out split keeps at most a
@@ -51,10 +51,12 @@ def load(data: Data) -> Splits:
 
 def _resident(plan: Plan) -> Splits:
     reader, bins, alone, tally = plan.reader, Bins(plan), len(plan.units) == 1, Tally(plan.rows)
+    lexicon = Lexicon(reader.spec)
     # Units are read side by side by one thread each; Arrow's own threads help where there is only one.
     threads = 0 if alone else pa.cpu_count()
     for unit, part in zip(plan.units, prefetch(lambda unit: reader.read(unit, threads=alone), plan.units, threads, threads), strict=True):
         tally.add(unit.piece, unit.groups, part.problems)
+        lexicon.learn(part.x, part.levels)
         bins.add(part)
     del part
     skipped = tally.settle()
@@ -62,15 +64,8 @@ def _resident(plan: Plan) -> Splits:
     train = cast(Rows, bins.rows(splits.TRAIN))
     validate, labelled = bins.validation()
     calibrate, test = bins.rows(splits.CALIBRATE), bins.rows(splits.TEST)
-    varying = Varying(reader.spec)
-    chunks = watched(_chunks(train.x), varying.see)
-    scaling = fit_scaling(plan.data.scaling, reader.spec.shape, train.x.dtype, chunks)
-    deque(chunks, maxlen=0)  # where the scaling did not need to look
-    varying.refuse()
-    return Splits(reader.spec, scaling, train, validate, calibrate, test, labelled, plan.fingerprint, skipped)
-
-
-def _chunks(x: Tensor) -> Iterator[Tensor]:
-    step = max(1, _CHUNK // max(1, x[:1].nbytes))
-    for start in range(0, len(x), step):
-        yield x[start : start + step]
+    spec, encoding, moved = learn(plan.data, reader.spec, lexicon, chunks(train.x), lambda: chunks(train.x), lambda: None)
+    for rows in (train, labelled or validate, calibrate, test):
+        if rows is not None:
+            move(rows.x, moved)
+    return Splits(spec, encoding, train, validate, calibrate, test, labelled, plan.fingerprint, plan.left_out, skipped)

@@ -12,6 +12,7 @@ from typing import cast
 import pyarrow as pa
 
 from raeflow.data import filters, splits
+from raeflow.data.columns import role_of
 from raeflow.data.files import Footer, expand, read_footers, read_groups
 from raeflow.data.reading import Reader, Unit
 from raeflow.data.rows import RowSpec
@@ -37,6 +38,8 @@ class Plan:
     row_bytes: int
     """Memory of one row, its target included."""
     fingerprint: str
+    left_out: tuple[tuple[str, str], ...] = ()
+    """Columns that are no part of the row, and why."""
 
     @property
     def rows(self) -> int:
@@ -48,10 +51,10 @@ def make_plan(data: Data) -> Plan:
     """Open every file that `data`, resolved, names; refuse all that can be refused without reading rows."""
     roles = _roles(data)
     footers = [footer for _, listed in roles for footer in listed]
-    spec = sniff(data, footers)
+    spec, left = sniff(data, footers)
     target = sniff_target(spec, data.target, footers[0]) if data.target is not None else None
     reader = _reader(data, spec, target, roles)
-    size = math.prod(spec.shape) * (2 if target else 1)
+    size = math.prod(spec.stored) * (2 if target else 1)
     units = tuple(unit for given, listed in roles for footer in listed for unit in _units(footer, given, data.label, size))
     given = {unit.given for unit in units if unit.given is not None}
     if reader.split is not None:
@@ -59,7 +62,7 @@ def make_plan(data: Data) -> Plan:
     codes, ends = splits.shares(data.fractions, sorted(given))
     reader = replace(reader, codes=codes, ends=ends)
     decided = tuple(sorted(given | {code for code in codes if data.fractions[code] > 0}))
-    return Plan(data, reader, units, decided, size * _ITEM[spec.dtype], _fingerprint(data, spec, roles))
+    return Plan(data, reader, units, decided, size * _ITEM[spec.dtype], _fingerprint(data, spec, roles), tuple(left))
 
 
 def _roles(data: Data) -> list[tuple[int | None, list[Footer]]]:
@@ -90,12 +93,12 @@ def _reader(data: Data, spec: RowSpec, target: RowSpec | None, roles: list[tuple
     wanted = [*spec.columns, *(target.columns if target else ()), *extra]
     for given, listed in roles:
         for footer in listed:
-            _agree(footer, footers[0], [*wanted, *([split] if split and given is None else [])], spec.columns)
+            _agree(footer, footers[0], [*wanted, *([split] if split and given is None else [])], spec)
     text = data.label is not None and _label_is_text(data, footers)
     return Reader(spec, target, data.label, text, normal, anomaly, split, extra=extra, skip=data.bad_rows == "skip")
 
 
-def _agree(footer: Footer, first: Footer, names: Sequence[str], row: Sequence[str]) -> None:
+def _agree(footer: Footer, first: Footer, names: Sequence[str], spec: RowSpec) -> None:
     """Refuse a file that lacks a column, or has it in another type than the first file."""
     for name in names:
         at = footer.schema.get_field_index(name)
@@ -105,7 +108,8 @@ def _agree(footer: Footer, first: Footer, names: Sequence[str], row: Sequence[st
             raise RaeflowError(f"{footer.piece.uri}: no column named {name!r}{more}; columns are {have}")
         mine = footer.schema.field(at).type
         theirs = first.schema.field(name).type if name in first.schema.names else mine
-        if name in row and mine != theirs:
+        alike = spec.kind == "mixed" and (role_of(mine) == role_of(theirs) or pa.types.is_null(mine))
+        if name in spec.columns and mine != theirs and not alike:
             other = f"{theirs} in {first.piece.uri}"
             raise RaeflowError(f"{footer.piece.uri}: column {name!r} holds {mine}, but {other}; files of one set share a schema")
 
@@ -161,10 +165,12 @@ def _spoken(column: str, units: Sequence[Unit]) -> set[int]:
 def _fingerprint(data: Data, spec: RowSpec, roles: list[tuple[int | None, list[Footer]]]) -> str:
     """SHA-256 over what is read, whatever the paths and the order of files."""
     kept = ("label", "target", "normal", "anomaly", "split", "fractions")
-    what = {
-        "files": [[code, sorted(f.digest for f in listed)] for code, listed in roles],
-        "spec": spec.to_json(),
-        **{name: to_json(getattr(data, name)) for name in kept},
-        **({"bad_rows": data.bad_rows} if data.bad_rows != "refuse" else {}),
-    }
+    said = {name: to_json(getattr(data, name)) for name in kept}
+    # What is younger than studies that are kept counts only where it is used, so that theirs stay valid.
+    if data.roles is not None or data.min_frequency != Data.min_frequency:
+        said |= {"roles": to_json(data.roles), "min_frequency": data.min_frequency}
+    if data.bad_rows != Data.bad_rows:
+        said["bad_rows"] = data.bad_rows
+    plain = spec if spec.fields else replace(spec, held=())
+    what = {"files": [[code, sorted(f.digest for f in listed)] for code, listed in roles], "spec": plain.to_json(), **said}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

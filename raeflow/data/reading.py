@@ -18,10 +18,13 @@ import torch
 from torch import Tensor
 
 from raeflow.data import filters, splits
+from raeflow.data.columns import Words
+from raeflow.data.columns import named as named_levels
 from raeflow.data.faults import sift_all
 from raeflow.data.files import Piece, named, read_groups
 from raeflow.data.rows import Raw, RowSpec
-from raeflow.data.tensors import refuse_nulls, to_tensor
+from raeflow.data.tensors import to_tensor
+from raeflow.data.types import refuse_nulls
 from raeflow.errors import RaeflowError
 
 T = TypeVar("T")
@@ -48,7 +51,7 @@ class Part:
     """Rows of one unit with everything known of them."""
 
     x: Tensor
-    """(n, *shape) unscaled."""
+    """(n, *stored) as the file has it."""
     split: np.ndarray[Any, np.dtype[np.uint8]]
     """(n,) as `splits.TRAIN` and so on."""
     target: Tensor | None = None
@@ -59,6 +62,8 @@ class Part:
     truth: Bools | None = None
     keys: splits.Keys | None = None
     """(n,) hashes of the rows, where they are needed."""
+    levels: Words = field(default_factory=dict)
+    """Words of the categories by stored place, while levels are learnt: `x` has places among them."""
     problems: dict[int, str] = field(default_factory=dict)
     """What is wrong with each row that was left out, by its number in the unit."""
 
@@ -122,24 +127,35 @@ class Reader:
         """Rows of a table that has been read; without its bad rows where they are to be skipped."""
         specs = [self.spec] if self.target is None else [self.spec, self.target]
         problems: dict[int, str] = {}
+        levels: Words = {}
         if self.skip:
-            table, tensors, problems = sift_all(table, specs, where)
+            table, tensors, problems = sift_all(table, specs, where, levels)
             where += f" without its {len(problems)} bad rows" if problems else ""
         else:
-            tensors = [to_tensor(table, spec, where) for spec in specs]
+            tensors = [to_tensor(table, spec, where, words=levels) for spec in specs]
         x, target = tensors[0], None if self.target is None else tensors[1]
         normal = None if self.normal is None else filters.mask(table, self.normal, "normal", where)
         label, words = self._label(table, unit, where)
         divided = unit.given is None and len(self.codes) > 1
-        hashes = splits.row_keys(x) if keys or divided else None
+        hashes = self._keys(x, levels) if keys or divided else None
         split = np.full(len(x), splits.TRAIN if unit.given is None else unit.given, np.uint8)
         if unit.given is None and self.split is not None:
             split = splits.spoken(table[self.split], self.split, where)
         if divided and hashes is not None:
             here = split == splits.TRAIN
             split = np.where(here, splits.assign(hashes, self.codes, self.ends), split).astype(np.uint8)
+        for place, levels_known in self._known.items():
+            x.numpy()[:, place] = named_levels(x.numpy()[:, place], levels.pop(place, []), levels_known)
         truth = self._truth(table, normal, label, where)
-        return Part(x, split, target, label, words, normal, truth, hashes if keys else None, problems)
+        return Part(x, split, target, label, words, normal, truth, hashes if keys else None, levels, problems)
+
+    @property
+    def _known(self) -> dict[int, tuple[str, ...]]:
+        """Levels of the categories whose levels are known, by stored place."""
+        return {place: f.levels for f, place in self.spec.placed if f.levels is not None}
+
+    def _keys(self, x: Tensor, levels: Words) -> splits.Keys:
+        return splits.table_keys(x, self.spec, levels) if self.spec.fields else splits.row_keys(x)
 
     def _label(self, table: pa.Table, unit: Unit, where: str) -> tuple[Tensor | None, tuple[str, ...] | None]:
         if self.label is None or not unit.has_label:

@@ -6,7 +6,7 @@ N rows of a split, B rows of a batch; a row is (F,), (C, L) or (C, H, W).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -19,13 +19,32 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
+class Field:
+    """How one column of a mixed table is stored: a number or a flag as itself, a category as its level's place, a clock
+    as days since 1970 and seconds of the day; NaN is a gap, -1 a level that train did not have."""
+
+    name: str
+    role: str
+    """number, flag, category or clock."""
+    type: str
+    """The column's Arrow type, such as `int64` or `timestamp[us]`."""
+    levels: tuple[str, ...] | None = None
+    """Words of a category in the order of their places; None until train has been read."""
+
+    @property
+    def slots(self) -> int:
+        """Stored values that the column takes."""
+        return 2 if self.type.startswith("timestamp") and self.role == "clock" else 1
+
+
+@dataclass(frozen=True)
 class RowSpec:
     """How Arrow columns become a row tensor; stored with a detector so that it can read Parquet alone."""
 
     columns: tuple[str, ...]
     """Columns that are the row, in order."""
     kind: str
-    """columns (several numeric columns), list (one list or tensor column), image (encoded bytes)."""
+    """columns (several numeric columns), mixed (columns of any kind), list (one list or tensor column), image (encoded bytes)."""
     shape: Shape
     """Shape the model sees: (F,), (C, L) or (C, H, W)."""
     dtype: str
@@ -34,20 +53,49 @@ class RowSpec:
     """How values lie in the column: CHW (channels first) or HWC (channels last), for signals too."""
     resize: bool = False
     """Encoded images of another size are resized to `shape`; else they are refused."""
+    fields: tuple[Field, ...] = ()
+    """Of a mixed table: how each of `columns` is stored."""
+    held: Shape = ()
+    """Shape of a row as it is stored, where that is not `shape`: (K,) of a table whose encoding takes another width."""
+
+    @property
+    def stored(self) -> Shape:
+        """Shape of a row as it is read, kept in memory and given to the encoding."""
+        return self.held or self.shape
+
+    @property
+    def table(self) -> bool:
+        """Whether a row is columns that each mean something of their own: NaN is a gap there, and the encoding is by column."""
+        return self.kind in ("columns", "mixed") and len(self.stored) == 1
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """First stored value of each column."""
+        widths = [f.slots for f in self.fields] or [1] * len(self.columns)
+        return tuple(sum(widths[:i]) for i in range(len(widths)))
+
+    @property
+    def placed(self) -> list[tuple[Field, int]]:
+        """Of a mixed table: each column with its first stored value."""
+        return list(zip(self.fields, self.places, strict=True)) if self.fields else []
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `detector.json`."""
-        return asdict(self)
+        """Plain values for `detector.json`; what a plain row has no need of is left out."""
+        return {name: value for name, value in asdict(self).items() if value or name not in ("fields", "held")}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RowSpec:
         """What `to_json` made."""
-        return cls(**{**values, "columns": tuple(values["columns"]), "shape": tuple(values["shape"])})
+        known: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        known["fields"] = tuple(
+            Field(**{**f, "levels": None if f["levels"] is None else tuple(f["levels"])}) for f in values.get("fields", ())
+        )
+        return cls(**known)
 
 
 @dataclass(frozen=True)
 class Raw:
-    """Unscaled rows of one step: `x` (B, *shape), and where the data have them `target` and `label` (B,)."""
+    """Rows of one step as they are stored: `x` (B, *stored), and where the data have them `target` and `label` (B,)."""
 
     x: Tensor
     target: Tensor | None = None
@@ -79,7 +127,7 @@ class Rows:
     """
 
     x: Tensor
-    """(N, *shape), uint8 or float32."""
+    """(N, *stored), uint8 or float32."""
     target: Tensor | None = None
     label: Tensor | None = None
     """(N,) int64 classes."""
@@ -156,7 +204,7 @@ class Splits:
 
     spec: RowSpec
     encoding: Any
-    """`raeflow.data.scaling.Scaling`: stored rows to what the model sees."""
+    """`raeflow.data.scaling.Scaling`, or of a table `raeflow.data.encoding.TableEncoding`: stored rows to what the model sees."""
     train: RowSource
     """Normal rows (those that `Data.normal` keeps)."""
     validate: Rows
@@ -169,6 +217,8 @@ class Splits:
     """All validation rows with `anomaly` known, for selection by labels."""
     fingerprint: str = ""
     """Hash of what was read: files, row groups, columns and split rule."""
+    left_out: tuple[tuple[str, str], ...] = ()
+    """Columns of the files that are no part of the row, and why."""
     skipped: Skipped | None = None
     """Bad rows that `Data(bad_rows="skip")` left out; None where there was none."""
 
@@ -177,6 +227,10 @@ class Splits:
         if self.labelled is not None and self.labelled.x.data_ptr() == self.validate.x.data_ptr():
             values["validate"] = len(self.validate)  # a slice of the labelled rows travels as its length
         return _splits, (values,)
+
+    def told(self) -> list[tuple[str, str]]:
+        """Each column of a table's files, in words: how it enters the model, or why it stays out."""
+        return told(self.encoding if self.spec.held else None, self.left_out)
 
     def of_class(self, label: int) -> Splits:
         """The same splits with one class alone to train, validate and calibrate on; test rows stay, `anomaly` marks the other classes.
@@ -203,6 +257,12 @@ class Splits:
     def for_search(self) -> Splits:
         """Without calibrate and test: what a search may see."""
         return replace(self, calibrate=None, test=None)
+
+
+def told(encoding: Any, left_out: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Each column of an encoding (None: of no table) and each that was left out, with what is to be said of it."""
+    used = [] if encoding is None else [(c.name, c.told()) for c in encoding.columns]
+    return used + [(name, f"left out: {why}") for name, why in left_out]
 
 
 def _rows(*arrays: Any) -> Rows:

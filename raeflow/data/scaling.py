@@ -95,10 +95,15 @@ def fit_scaling(mode: str, shape: tuple[int, ...], dtype: torch.dtype, chunks: I
         span = high - low
     else:
         low, span = _moments(chunks, each)
-        span = np.where(span > _TINY * np.abs(low), span, 0.0)
+        span = varying(low, span)
     for buffer, values in ((scaling.shift, low), (scaling.scale, np.where(span > 0, span, 1.0))):
         buffer.copy_(torch.from_numpy(np.broadcast_to(values, buffer.numel()).astype(np.float32)).view_as(buffer))
     return scaling
+
+
+def varying(mean: Floats, std: Floats) -> Floats:
+    """Standard deviations, 0 where what is there is rounding."""
+    return np.where(std > _TINY * np.abs(mean), std, 0.0)
 
 
 # numpy below: torch's thread pool is a loss on pieces that fit the cache, and a disaster beside other processes.
@@ -127,18 +132,47 @@ def _range(chunks: Iterable[Tensor], each: bool) -> tuple[Floats, Floats]:
 
 
 def _moments(chunks: Iterable[Tensor], each: bool) -> tuple[Floats, Floats]:
-    """Mean and standard deviation in float64, merged block by block (Chan et al. 1979): no cancellation."""
-    count, mean, square = 0, np.zeros(1), np.zeros(1)
+    """Mean and standard deviation of each feature or of all."""
+    moments = Moments()
     for chunk in chunks:
-        rows = chunk.numpy().reshape((len(chunk), -1) if each else (-1, 1))
+        moments.see(chunk.numpy().reshape((len(chunk), -1) if each else (-1, 1)))
+    return moments.mean, moments.std
+
+
+class Moments:
+    """Mean and standard deviation of columns (F,) in float64, merged block by block (Chan et al. 1979): no cancellation.
+
+    A NaN is no value: each column counts its own.
+    """
+
+    def __init__(self) -> None:
+        self.count: Any = 0
+        """Values seen, of each column where one had a NaN."""
+        self.mean: Floats = np.zeros(1)
+        self._square: Floats = np.zeros(1)
+
+    def see(self, rows: np.ndarray[Any, Any]) -> None:
+        """Look at rows (n, F) of numbers."""
         step = max(1, _BLOCK // max(1, rows.shape[1]))
         for start in range(0, len(rows), step):
             values = rows[start : start + step].astype(np.float64)
-            own, own_mean = len(values), values.mean(0)
-            values -= own_mean
+            own: Any = len(values)
+            own_mean = values.mean(0)
+            if np.isnan(own_mean).any():
+                there = ~np.isnan(values)
+                own = there.sum(0)
+                own_mean = np.where(there, values, 0).sum(0) / np.maximum(own, 1)
+                values = np.where(there, values - own_mean, 0)
+            else:
+                values -= own_mean
             own_square = np.einsum("ij,ij->j", values, values)
-            delta, total = own_mean - mean, count + own
-            mean = mean + delta * (own / total)
-            square = square + own_square + delta**2 * (count * own / total)
-            count = total
-    return mean, np.sqrt(square / max(count, 1))
+            delta, total = own_mean - self.mean, self.count + own
+            whole = np.maximum(total, 1)
+            self.mean = self.mean + delta * (own / whole)
+            self._square = self._square + own_square + delta**2 * (self.count * own / whole)
+            self.count = total
+
+    @property
+    def std(self) -> Floats:
+        """Standard deviation (of the population)."""
+        return np.asarray(np.sqrt(self._square / np.maximum(self.count, 1)))

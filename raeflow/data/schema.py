@@ -10,14 +10,18 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raeflow.data import filters
+from raeflow.data.columns import role_of
 from raeflow.data.files import Footer, cells, first_row, read_groups
-from raeflow.data.rows import RowSpec, Shape
-from raeflow.data.tensors import is_list, is_number, named_axes, tensor_axes, to_tensor
+from raeflow.data.rows import Field, RowSpec, Shape
+from raeflow.data.survey import TELLING, Reasons, survey
+from raeflow.data.tensors import named_axes, tensor_axes, to_tensor
+from raeflow.data.types import is_list, is_number
 from raeflow.errors import RaeflowError
 from raeflow.study import Data
 
@@ -25,32 +29,28 @@ __all__ = ["sniff", "sniff_target", "to_tensor"]
 
 _IMAGES = 100
 """Images among which one must be whole where bad rows are skipped."""
-_TELLING = {
-    "label", "labels", "class", "target", "anomaly", "is_anomaly", "outlier", "is_outlier", "split", "anomaly_score",
-}  # fmt: skip
-"""Names of columns that no model should be shown by accident."""
 
 
-def sniff(data: Data, footers: Sequence[Footer]) -> RowSpec:
-    """The row that `data` means in these files, which are checked to agree on it."""
+def sniff(data: Data, footers: Sequence[Footer]) -> tuple[RowSpec, Reasons]:
+    """The row that `data` means in these files, which are checked to agree on it, and why other columns are no part of it."""
     footer = footers[0]
     schema, where = footer.schema, footer.piece.uri
-    columns = tuple(data.columns) if data.columns is not None else _candidates(data, schema, where)
+    columns, left = (tuple(data.columns), []) if data.columns is not None else _candidates(data, footers)
     for name in columns:
         _field(schema, name, where)
-    kinds = [_plain(schema.field(name).type) for name in columns]
-    if len(columns) > 1 or is_number(kinds[0]):
-        for name, kind in zip(columns, kinds, strict=True):
-            if not is_number(kind):
-                raise RaeflowError(f"{where}: column {name!r} holds {kind}; several columns make a row only where all are numbers")
-        spec = _table_spec(data, columns, kinds)
-    elif is_image(kinds[0]):
+    _check_roles(data, columns)
+    kinds = [schema.field(name).type for name in columns]
+    if len(columns) > 1 or role_of(kinds[0]):
+        spec = _table_spec(data, columns, kinds, footers)
+    elif is_image(_plain(kinds[0])):
         spec = _image_spec(data, footers, columns[0])
-    elif _leaf(kinds[0]) is not None:
+    elif _leaf(_plain(kinds[0])) is not None:
         spec = _list_spec(data, footers, columns[0])
     else:
-        raise RaeflowError(f"{where}: column {columns[0]!r} holds {kinds[0]}, not numbers, lists of numbers or encoded images")
-    return spec
+        raise RaeflowError(
+            f"{where}: column {columns[0]!r} holds {kinds[0]}, not numbers, words, times, lists of numbers or encoded images"
+        )
+    return spec, left
 
 
 def sniff_target(spec: RowSpec, target: str, footer: Footer) -> RowSpec:
@@ -97,36 +97,92 @@ def _field(schema: pa.Schema, name: str, where: str) -> pa.Field:
     raise RaeflowError(f"{where}: {'no' if not at else len(at)} column{'s'[: len(at)]} named {name!r}; columns are {have}")
 
 
-def _candidates(data: Data, schema: pa.Schema, where: str) -> tuple[str, ...]:
-    """The only list, tensor or image column, else all numeric columns that are not spoken for."""
-    taken = {data.label, data.target, data.split}
+def _candidates(data: Data, footers: Sequence[Footer]) -> tuple[tuple[str, ...], Reasons]:
+    """The only list, tensor or image column, else all columns that can tell something and are not spoken for."""
+    schema, where = footers[0].schema, footers[0].piece.uri
+    taken = {name: f"Data({field}={name!r})" for field in ("label", "target", "split") if (name := getattr(data, field)) is not None}
     for field in ("normal", "anomaly"):
-        taken |= set(filters.columns_of(filters.to_expression(getattr(data, field), field), schema.names))
-    free = [f for f in schema if f.name not in taken and not f.name.startswith("__index_level_")]
+        for name in filters.columns_of(filters.to_expression(getattr(data, field), field), schema.names):
+            taken.setdefault(name, f"Data({field}=...) asks for it")
+    left = [(f.name, taken[f.name]) for f in schema if f.name in taken]
+    free = [f for f in schema if f.name not in taken]
     whole = [f.name for f in free if is_image(f.type) or _leaf(f.type) is not None]
     if len(whole) == 1:
-        return (whole[0],)
+        return (whole[0],), left + [(f.name, f"the row is the one column {whole[0]!r}") for f in free if f.name != whole[0]]
     if whole:
         raise RaeflowError(f"{where}: columns {', '.join(map(repr, whole))} could each be the row; choose with Data(columns=...)")
-    numeric = tuple(f.name for f in free if is_number(_plain(f.type)))
-    telling = [name for name in numeric if name.lower() in _TELLING]
+    telling = [f.name for f in free if is_number(_plain(f.type)) and f.name.lower() in TELLING and f.name not in data.roles_of]
     if telling:
         raise RaeflowError(
             f"{where}: is column {telling[0]!r} part of the row? Name the row with Data(columns=...), or say "
             f"Data(label={telling[0]!r}) to leave it out"
         )
-    if not numeric:
-        have = ", ".join(f"{f.name}: {f.type}" for f in schema)
-        raise RaeflowError(f"{where}: no column of numbers, lists of numbers or encoded images to be the row; columns are {have}")
-    return numeric
+    asked = data.roles_of
+    out = [(f.name, "Data(roles=...) says so") for f in free if asked.get(f.name) == "out"]
+    seen, why = survey(footers, [f for f in free if f.name not in asked], data.label)
+    chosen = tuple(f.name for f in free if f.name in seen or asked.get(f.name, "out") != "out")
+    left += out + why
+    if not chosen:
+        have = "; ".join(f"{name}: {reason}" for name, reason in left[:8]) or "there is no column"
+        raise RaeflowError(f"{where}: no column of numbers, words, times, lists of numbers or encoded images can be the row ({have})")
+    order = {name: i for i, name in enumerate(schema.names)}
+    return chosen, sorted(left, key=lambda pair: order[pair[0]])
 
 
-def _table_spec(data: Data, columns: tuple[str, ...], kinds: Sequence[pa.DataType]) -> RowSpec:
+def _check_roles(data: Data, columns: Sequence[str]) -> None:
+    """A role for a column that is none of the row's is a mistake."""
+    for name, role in data.roles_of.items():
+        if role == "out" and name in columns:
+            raise RaeflowError(f"Data(columns=...) names {name!r}, but Data(roles={{{name!r}: 'out'}}) leaves it out")
+        if role != "out" and name not in columns:
+            raise RaeflowError(f"Data(roles={{{name!r}: {role!r}}}): the row has no such column; its columns are {', '.join(columns[:20])}")
+
+
+def _table_spec(data: Data, columns: tuple[str, ...], kinds: Sequence[pa.DataType], footers: Sequence[Footer]) -> RowSpec:
+    where, roles = footers[0].piece.uri, data.roles_of
+    fields = [_stored_field(name, kind, roles.get(name), where) for name, kind in zip(columns, kinds, strict=True)]
+    if any(field.role == "clock" or field.role == "category" or not is_number(_plain(k)) for field, k in zip(fields, kinds, strict=True)):
+        if data.shape is not None:
+            raise RaeflowError(f"Data(shape={data.shape!r}): a table of words, flags and clocks has no shape of its own; leave it out")
+        if data.scaling == "signal":
+            raise RaeflowError("Data(scaling='signal'): a table of words, flags and clocks is no signal")
+        spec = RowSpec(columns, "mixed", (0,), "float32", fields=tuple(fields))
+        width = sum(field.slots for field in fields)
+        return replace(spec, shape=(width,), held=(width,))
     shape = tuple(data.shape) if data.shape is not None else (len(columns),)
     if math.prod(shape) != len(columns):
         raise RaeflowError(f"Data(shape={shape!r}): {math.prod(shape)} values, but the row has {len(columns)} columns")
-    dtype = "uint8" if all(pa.types.is_uint8(kind) for kind in kinds) else "float32"
-    return RowSpec(columns, "columns", shape, dtype)
+    whole = all(pa.types.is_uint8(_plain(kind)) for kind in kinds) and not any(_has_nulls(f, columns) for f in footers)
+    # A row of columns that is a signal or an image has no columns of its own any more.
+    held = shape if len(shape) == 1 and data.scaling != "signal" else ()
+    return RowSpec(columns, "columns", shape, "uint8" if whole else "float32", held=held)
+
+
+def _stored_field(name: str, kind: pa.DataType, asked: str | None, where: str) -> Field:
+    """How a column is stored: as its type says, or as a category where the user says so."""
+    role = role_of(kind)
+    if role is None:
+        raise RaeflowError(f"{where}: column {name!r} holds {kind}, which is no column of a table; leave it out of Data(columns=...)")
+    plain = _plain(kind)
+    fits = {
+        None: True, "number": role in ("number", "flag"), "long_tail": role == "number", "flag": role in ("number", "flag"),
+        "category": role == "category" or pa.types.is_integer(plain) or pa.types.is_boolean(plain), "clock": role == "clock",
+    }  # fmt: skip
+    if not fits[asked]:
+        raise RaeflowError(f"{where}: Data(roles={{{name!r}: {asked!r}}}): the column holds {kind}, which cannot be a {asked}")
+    return Field(name, "category" if asked == "category" else role, str(plain))
+
+
+def _has_nulls(footer: Footer, columns: Sequence[str]) -> bool:
+    """Whether a file's footer tells of a null in one of the columns."""
+    metadata = footer.metadata
+    for group in range(metadata.num_row_groups):
+        for leaf in range(metadata.num_columns):
+            column = metadata.row_group(group).column(leaf)
+            known = column.statistics is not None and column.statistics.has_null_count
+            if column.path_in_schema in columns and known and column.statistics.null_count:
+                return True
+    return False
 
 
 def _image_spec(data: Data, footers: Sequence[Footer], name: str) -> RowSpec:

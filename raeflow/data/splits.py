@@ -6,15 +6,18 @@ storage type it comes; rows that are equal stay together, and no split holds a c
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from torch import Tensor
 
+from raeflow.data.rows import RowSpec
 from raeflow.errors import RaeflowError
 from raeflow.study import SPLITS
 
@@ -38,7 +41,7 @@ def _splitmix64(values: Keys) -> Keys:
 
 
 def row_keys(rows: Tensor) -> Keys:
-    """A 64-bit key (N,) for each row (N, *shape) of uint8 or float32, from its values alone; -0.0 is 0.0.
+    """A 64-bit key (N,) for each row (N, *shape) of uint8 or float32, from its values alone; -0.0 is 0.0, a NaN a NaN.
 
     Multilinear hashing of 32-bit words (Carter and Wegman 1979; Lemire and Kaser 2014): the sum of words
     times fixed odd 64-bit constants modulo 2^64, then mixed. Two different rows share a key with
@@ -54,9 +57,33 @@ def row_keys(rows: Tensor) -> Keys:
         part = values[start : start + step]
         if part.dtype == np.float32:
             part = part + np.float32(0)
+            if not np.isfinite(part.sum()):
+                part[np.isnan(part)] = np.nan  # gaps are alike whatever bits they came with
         elif width % 4:
             part = np.pad(part, ((0, 0), (0, 4 * words - width)))
         keys[start : start + step] = np.einsum("ij,j->i", part.view(np.uint32).astype(np.uint64), factors)
+    return _splitmix64(keys)
+
+
+def table_keys(rows: Tensor, spec: RowSpec, words: Mapping[int, Sequence[str]]) -> Keys:
+    """Keys (N,) of stored rows (N, K) of a mixed table: of its numbers, and of its categories' words, by stored place.
+
+    Clocks do not count, or no two rows would be equal, unless there is nothing else.
+    """
+    values = rows.numpy()
+    named = [(f, place) for f, place in spec.placed if f.role == "category"]
+    counted = [place for f, place in spec.placed if f.role in ("number", "flag")]
+    if not named and not counted:
+        return row_keys(rows)
+    keys = np.zeros(len(rows), np.uint64)
+    if counted:
+        keys += row_keys(rows if len(counted) == rows.shape[1] else torch.from_numpy(values[:, counted]))
+    for field, place in named:
+        own = [f"{field.name}\0{word}".encode() for word in words[place]]
+        hashed = [int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") for text in own]
+        codes = values[:, place]
+        index = np.where(np.isnan(codes), len(hashed), codes).astype(np.int64)
+        keys = _splitmix64(keys) + np.asarray([*hashed, 1], np.uint64)[index]  # all gaps are alike
     return _splitmix64(keys)
 
 

@@ -6,7 +6,6 @@ Rows held back for validation, calibration and test stay in memory, thinned wher
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -15,12 +14,13 @@ import torch
 from torch import Tensor
 
 from raeflow.data import splits
-from raeflow.data.bins import Bins, Varying, watched
+from raeflow.data.bins import Bins
+from raeflow.data.encoding.lexicon import Lexicon, move
 from raeflow.data.faults import Tally
+from raeflow.data.learning import learn
 from raeflow.data.plan import Plan
 from raeflow.data.reading import Reader, Unit, prefetch
 from raeflow.data.rows import Raw, Shape, Splits
-from raeflow.data.scaling import fit_scaling
 from raeflow.errors import RaeflowError
 from raeflow.study import SPLITS
 
@@ -50,8 +50,8 @@ class StreamedRows:
 
     @property
     def shape(self) -> Shape:
-        """Shape of one row."""
-        return self.reader.spec.shape
+        """Shape of one row as it is stored."""
+        return self.reader.spec.stored
 
     def batches(
         self, size: int, *, seed: int | None = None, epoch: int = 0, rank: int = 0, world: int = 1, drop_last: bool = False
@@ -114,43 +114,52 @@ def _join(raws: list[Raw]) -> Raw:
     return Raw(x, target, label)
 
 
-def load_streamed(plan: Plan) -> Splits:
-    """One pass over all rows: scaling and counts of train, and what memory holds of the other splits."""
-    memory, reader = plan.data.memory, plan.reader
+def _refuse_large(plan: Plan) -> None:
+    """Refuse row groups that memory cannot hold one of."""
+    memory = plan.data.memory
     for unit in plan.units:
         if len(unit.groups) == 1 and unit.rows * plan.row_bytes > memory:
             raise RaeflowError(
                 f"{unit.piece.uri}, row group {unit.groups[0]}: its {unit.rows} rows take {unit.rows * plan.row_bytes} bytes, more than "
                 f"Data(memory={memory}); write smaller row groups or allow more memory"
             )
+
+
+def load_streamed(plan: Plan) -> Splits:
+    """One pass over all rows: scaling and counts of train, and what memory holds of the other splits."""
+    memory, reader = plan.data.memory, plan.reader
+    _refuse_large(plan)
     if not all(unit.has_label for unit in plan.units if unit.given is None):
         reader = replace(reader, label=None)
     bins = Bins(plan, max(1, memory // _HELD // plan.row_bytes), keep_train=False)
-    varying, counts, tally = Varying(reader.spec), [], Tally(plan.rows)
+    lexicon, counts, tally = Lexicon(reader.spec), [], Tally(plan.rows)
 
     def chunks() -> Iterator[Tensor]:
         parts = prefetch(lambda unit: reader.read(unit, keys=True), plan.units, pa.cpu_count(), 1)
         for unit, part in zip(plan.units, parts, strict=True):
             tally.add(unit.piece, unit.groups, part.problems)
+            lexicon.learn(part.x, part.levels)
             bins.add(part)
             train = part.train().x
             counts.append(len(train))
             if len(train):
                 yield train
 
-    passing = watched(chunks(), varying.see)
-    dtype = torch.uint8 if reader.spec.dtype == "uint8" else torch.float32
-    scaling = fit_scaling(plan.data.scaling, reader.spec.shape, dtype, passing)
-    deque(passing, maxlen=0)  # the held-out rows and the counts want the whole pass
-    skipped = tally.settle()
-    bins.refuse_empty(sum(counts))
-    varying.refuse()
+    def refuse() -> None:
+        tally.settle()
+        bins.refuse_empty(sum(counts))
+
+    # The held-out rows and the counts want the whole pass.
+    spec, encoding, moved = learn(plan.data, reader.spec, lexicon, chunks(), None, refuse)
     window = max(1, memory // _WINDOW // plan.row_bytes)
     used = [(unit, n) for unit, n in zip(plan.units, counts, strict=True) if n]
-    train = StreamedRows(replace(reader, classes=bins.classes), tuple(u for u, _ in used), tuple(n for _, n in used), window)
+    train = StreamedRows(replace(reader, spec=spec, classes=bins.classes), tuple(u for u, _ in used), tuple(n for _, n in used), window)
     for code, level in bins.level.items():
         if level:
             log.warning("%s: 1 in %d rows is kept, chosen by hash, since Data(memory=%d) holds no more", SPLITS[code], 2**level, memory)
     validate, labelled = bins.validation()
     calibrate, test = bins.rows(splits.CALIBRATE), bins.rows(splits.TEST)
-    return Splits(reader.spec, scaling, train, validate, calibrate, test, labelled, plan.fingerprint, skipped)
+    for rows in (labelled or validate, calibrate, test):
+        if rows is not None:
+            move(rows.x, moved)
+    return Splits(spec, encoding, train, validate, calibrate, test, labelled, plan.fingerprint, plan.left_out, tally.settle())

@@ -6,8 +6,8 @@ N rows of a table, D values of a row, F columns; a row is (F,), (C, L) or (C, H,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from bisect import bisect_right
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from raeflow.data import columns as columns_
 from raeflow.data.rows import RowSpec, Shape
+from raeflow.data.types import is_list, is_number, refuse_nulls, refuse_rows
 from raeflow.errors import RaeflowError, RowError
 
 _BLOCK = 4096
@@ -28,19 +30,25 @@ _NAMES = {
 _TORCH = {"uint8": torch.uint8, "float32": torch.float32}
 
 
-def to_tensor(table: pa.Table | pa.RecordBatch, spec: RowSpec, where: str = "", first: int = 0) -> Tensor:
-    """Rows of an Arrow table as a tensor (N, *spec.shape) of `spec.dtype`.
+def to_tensor(
+    table: pa.Table | pa.RecordBatch, spec: RowSpec, where: str = "", first: int = 0, words: columns_.Words | None = None
+) -> Tensor:
+    """Rows of an Arrow table as a tensor (N, *spec.stored) of `spec.dtype`, float32 where a table of bytes has gaps.
 
     `where` and `first`, the number of the table's first row, place a fault in its message. A column in one
     piece of the very dtype is not copied, so the tensor may alias Arrow's memory: treat it as read-only.
-    Raises `RaeflowError` for a missing column or a wrong type, and `RowError` for nulls, ragged lists, NaN
-    or infinity, and images that cannot be decoded.
+    NaN and nulls are gaps in the columns of a table. With `words` its categories are places among words that are put there,
+    rather than among the levels of the spec.
+    Raises `RaeflowError` for a missing column or a wrong type, and `RowError` for infinity, images that cannot be decoded,
+    and, where a row is no table, nulls, NaN and ragged lists.
     """
     where = f"{where}, " if where else ""
     columns = [_column(table, name, where) for name in spec.columns]
     if table.num_rows == 0:
-        return torch.empty((0, *spec.shape), dtype=_TORCH[spec.dtype])
-    if spec.kind == "columns":
+        return torch.empty((0, *spec.stored), dtype=_TORCH[spec.dtype])
+    if spec.kind == "mixed":
+        rows = _woven(columns_.store(columns, spec, where, words), torch.float32)
+    elif spec.kind == "columns":
         rows = _weave(columns, spec, where, first)
     elif spec.kind == "image":
         from raeflow.data.images import decode  # Pillow, only where images are encoded
@@ -50,7 +58,7 @@ def to_tensor(table: pa.Table | pa.RecordBatch, spec: RowSpec, where: str = "", 
         rows = _lists(columns[0], spec, where, first)
     if rows.dtype == torch.float32:
         _refuse_not_finite(rows, columns, spec, where, first)
-    return rows.reshape(len(rows), *spec.shape)
+    return rows.reshape(len(rows), *spec.stored)
 
 
 def _column(table: pa.Table | pa.RecordBatch, name: str, where: str) -> pa.ChunkedArray:
@@ -67,18 +75,27 @@ def _column(table: pa.Table | pa.RecordBatch, name: str, where: str) -> pa.Chunk
 
 def _weave(columns: list[pa.ChunkedArray], spec: RowSpec, where: str, first: int) -> Tensor:
     """F columns of N values as one (N, F) tensor."""
-    arrays = []
+    arrays, gaps = [], bool(spec.held) and any(column.null_count for column in columns)
     for name, column in zip(spec.columns, columns, strict=True):
+        if gaps or pa.types.is_null(column.type):
+            arrays.append(columns_.gapped(column, name, where))
+            continue
         refuse_nulls(column, name, where, first)
         starts = np.cumsum([first, *map(len, column.chunks)])
-        arrays.append(_whole([_numbers(c, spec.dtype, name, where, int(s)) for c, s in zip(column.chunks, starts, strict=False)]))
+        parts = [_numbers(c, spec.dtype, name, where, int(s)) for c, s in zip(column.chunks, starts, strict=False)]
+        arrays.append(_whole(parts).numpy())
+    return _woven(arrays, torch.float32 if gaps else _TORCH[spec.dtype])
+
+
+def _woven(arrays: list[np.ndarray[Any, Any]], dtype: torch.dtype) -> Tensor:
+    """K arrays (N,) as one (N, K) tensor."""
     if len(arrays) == 1:
-        return arrays[0].unsqueeze(1)
-    out = torch.empty((len(arrays[0]), len(arrays)), dtype=_TORCH[spec.dtype])
-    target, sources = out.numpy(), [a.numpy() for a in arrays]
+        return torch.from_numpy(arrays[0]).unsqueeze(1)
+    out = torch.empty((len(arrays[0]), len(arrays)), dtype=dtype)
+    target = out.numpy()
     for start in range(0, len(target), _BLOCK):
         part = slice(start, start + _BLOCK)
-        for j, source in enumerate(sources):
+        for j, source in enumerate(arrays):
             target[part, j] = source[part]
     return out
 
@@ -214,54 +231,26 @@ def named_axes(kind: pa.DataType) -> bool:
 # --- what is refused ---------------------------------------------------------------------------------------------------------
 
 
-def is_number(kind: pa.DataType) -> bool:
-    """Integers, floats, decimals and true/false."""
-    types = pa.types
-    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind))
-
-
-def is_list(kind: pa.DataType) -> bool:
-    """Lists of fixed or any length."""
-    types = pa.types
-    return bool(types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind))
-
-
-def refuse_nulls(column: pa.ChunkedArray | pa.Array, name: str, where: str, first: int) -> None:
-    """Refuse a column with a null, naming the first."""
-    if column.null_count:
-        more = f", one of {column.null_count} in {len(column)} rows"
-        refuse_rows(np.flatnonzero(column.is_null()), lambda _: "the value is null", name, where, first, more)
-
-
-def refuse_rows(
-    rows: Sequence[int] | np.ndarray[Any, np.dtype[np.int64]], says: Callable[[int], str], name: str, where: str, first: int, more: str = ""
-) -> NoReturn:
-    """Refuse rows (numbered from 0) of a column; `says(i)` is what is wrong with `rows[i]`, `more` only for who reads the first of them."""
-    faults = {first + int(row): f"column {name!r}: {says(i)}" for i, row in enumerate(rows)}
-    raise RowError(f"{where}column {name!r}, row {first + int(rows[0])}: {says(0)}{more}", faults)
-
-
 def _refuse_not_finite(rows: Tensor, columns: list[pa.ChunkedArray], spec: RowSpec, where: str, first: int) -> None:
     # A sum runs at the speed of memory, isfinite at a fortieth of it; a sum that overflows is only looked at again.
     # numpy's, since torch would start its own threads in each of the threads that read.
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         if math.isfinite(float(rows.numpy().sum())):
             return
-    flat = rows.reshape(len(rows), -1)
-    bad = ~torch.isfinite(flat)
-    if not bool(bad.any()):
+    flat = rows.reshape(len(rows), -1).numpy()
+    bad = np.isinf(flat) if spec.held else ~np.isfinite(flat)
+    if not bad.any():
         return
-    told, sentence, faults = bad.numpy(), "", {}
-    for row, entry in zip(np.flatnonzero(told.any(1)).tolist(), told.argmax(1)[told.any(1)].tolist(), strict=True):
-        if spec.kind == "columns":
-            name, value, place = spec.columns[entry], columns[entry][row].as_py(), ""
-            why = "is not finite" if not math.isfinite(value) else "does not fit into float32"
-            faults[first + row] = f"column {name!r}: value {value!r} {why}"
-        else:
-            name, value, place = spec.columns[0], float(flat[row, entry]), f", entry {_index(entry, spec.shape)}"
-            why = "is not finite"
-            faults[first + row] = f"column {name!r}: value {_index(entry, spec.shape)} is {value!r}"
-        sentence = sentence or f"{where}column {name!r}, row {first + row}{place}: value {value!r} {why}"
+    each, sentence, faults = spec.kind in ("columns", "mixed"), "", {}
+    for row, entry in zip(np.flatnonzero(bad.any(1)).tolist(), bad.argmax(1)[bad.any(1)].tolist(), strict=True):
+        at = bisect_right(spec.places, entry) - 1 if spec.fields else entry
+        name = spec.columns[at] if each else spec.columns[0]
+        value: Any = columns[at][row].as_py() if each else float(flat[row, entry])
+        odd = isinstance(value, (int, float)) and not math.isfinite(value)
+        says = f"value {value!r} {'is not finite' if odd else 'does not fit into float32'}"
+        index = _index(entry, spec.shape) if not each else ""
+        faults[first + row] = f"column {name!r}: {says if each else f'value {index} is {value!r}'}"
+        sentence = sentence or f"{where}column {name!r}, row {first + row}{'' if each else f', entry {index}'}: {says}"
     raise RowError(sentence, faults)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from raeflow.data.scaling import Scaling
 from raeflow.errors import RaeflowError
+from raeflow.graph import Encoding
 from raeflow.variants._contract import Latent, Variant
 
 if TYPE_CHECKING:
@@ -26,22 +26,22 @@ class Codec:
 
     Args:
         model: a trained variant with a code (`Latent`).
-        scaling: of the data it was trained on.
+        encoding: of the data it was trained on.
 
     Raises RaeflowError for a variant without a code.
     """
 
-    def __init__(self, model: Variant, scaling: Scaling) -> None:
+    def __init__(self, model: Variant, encoding: Encoding) -> None:
         if not isinstance(model, Latent):
             raise RaeflowError(f"{type(model).__module__.rsplit('.', 1)[-1]} has no code to draw: it cannot encode and decode")
-        self.model, self.encoding = model.eval(), scaling
+        self.model, self.encoding = model.eval(), encoding
         self.device = next(model.parameters()).device
 
     @classmethod
     def of(cls, detector: Detector) -> Codec:
         """That of a detector's first (best) member."""
-        (first, *_), scaling = detector.graph.members, detector.graph.encoding
-        return cls(first, scaling)  # type: ignore[arg-type]
+        (first, *_), encoding = detector.graph.members, detector.graph.encoding
+        return cls(first, encoding)  # type: ignore[arg-type]
 
     def scaled(self, rows: Values | torch.Tensor) -> Values:
         """Rows (N, *shape) in the data's units to what the model sees, float32."""
@@ -66,7 +66,7 @@ class Codec:
         """
         if self.encoding.mode == "signal":
             raise RaeflowError("signals that are each scaled by their own mean and std cannot be put back into the data's units")
-        return self._each(lambda x: self.encoding.inverse(x, like=x), scaled, scale=False)
+        return self._each(self.encoding.inverse, scaled, scale=False)
 
     @torch.no_grad()
     def _each(self, call: Callable[[torch.Tensor], torch.Tensor], values: Values | torch.Tensor, *, scale: bool) -> Values:

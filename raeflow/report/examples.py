@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from raeflow.report import markup, plots
+from raeflow.report import markup, plots, tablerows
+from raeflow.report.tablerows import TOP_COLUMNS, Group
 
 if TYPE_CHECKING:
     from raeflow.data.rows import Rows
     from raeflow.detector import Detector
 
 MOST = 8
-TOP_FEATURES = 4
 
 Values = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Some rows of the test split, and why they are shown."""
-
-    title: str
-    caption: str
-    index: Values
 
 
 def groups(scores: Values, alerts: Values, truth: Values | None, most: int = MOST) -> list[Group]:
@@ -51,8 +41,10 @@ def groups(scores: Values, alerts: Values, truth: Values | None, most: int = MOS
 def shown(group: Group, detector: Detector, test: Rows, scores: Values, truth: Values | None) -> str:
     """One group as HTML: images in strips, signals as lines, tables by the features that carry the error."""
     x = test.x[torch.from_numpy(group.index)].cpu()
-    rows, rebuilt, errors = x.numpy(), detector.reconstruct(x), detector.explain(x)
     known = None if truth is None else truth[group.index]
+    if detector.spec.held:
+        return f"<h3>{group.title}</h3>" + tablerows.grid(group, detector, x, scores, known)
+    rows, rebuilt, errors = x.numpy(), detector.expected(x), detector.explain(x)
     shape = detector.spec.shape
     head = f"<h3>{group.title}</h3>"
     said = f"{group.title}: {len(group.index)} test rows with their reconstructions"
@@ -67,8 +59,8 @@ def shown(group: Group, detector: Detector, test: Rows, scores: Values, truth: V
 
 
 def feature_names(detector: Detector) -> list[str]:
-    """Names of the F features of a table."""
-    if detector.spec.kind == "columns":
+    """Names of a table's columns, or of the entries of a list."""
+    if detector.spec.kind in ("columns", "mixed"):
         return list(detector.spec.columns)
     return [f"{detector.spec.columns[0]}[{i}]" for i in range(detector.spec.shape[0])]
 
@@ -77,7 +69,7 @@ def _table(group: Group, rows: Values, rebuilt: Values, errors: Values, names: l
     lines = []
     for n, i in enumerate(group.index):
         total = float(errors[n].sum()) or 1.0
-        top = np.argsort(-errors[n])[:TOP_FEATURES]
+        top = np.argsort(-errors[n])[:TOP_COLUMNS]
         told = [f"{names[f]} = {rows[n, f]:.4g}, expected {rebuilt[n, f]:.4g} ({errors[n, f] / total:.0%})" for f in top]
         kind = [] if known is None else ["anomaly" if known[n] else "normal"]
         lines.append([str(i), f"{scores[i]:.4g}", *kind, "; ".join(told)])

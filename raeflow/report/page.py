@@ -123,15 +123,18 @@ def _data(study: Study, splits: Splits) -> str:
         rows.append([name, "0" if split is None else f"{len(split):,}", known, use])
     listed = [data.source] if isinstance(data.source, (str, Path)) else list(data.source)
     columns = ", ".join(spec.columns[:12]) + (f" and {len(spec.columns) - 12} more" if len(spec.columns) > 12 else "")
+    if spec.held:
+        columns = f"{len(spec.columns)} columns, {spec.shape[0]} values for the model"
     facts = [
         ("source", without_passwords(", ".join(map(str, listed[:4]))) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")),
-        ("row", f"{'x'.join(map(str, spec.shape))} of {spec.dtype}, from {columns}"),
+        ("row", columns if spec.held else f"{'x'.join(map(str, spec.shape))} of {spec.dtype}, from {columns}"),
         ("scaling", str(splits.encoding.mode)),
     ]
     facts += [(name, str(value)) for name, value in (("normal rows", _condition(data.normal)), ("label", data.label)) if value]
     facts.append(("fingerprint", splits.fingerprint or "-"))
     table = markup.grid(["split", "rows", "anomalies known", "used for"], rows, numbers=(1, 2))
-    return markup.section("Data", table, markup.pairs(facts))
+    told = markup.folded("What each column is", markup.grid(["column", "what it is"], splits.told())) if spec.held else ""
+    return markup.section("Data", table, markup.pairs(facts), told)
 
 
 def _condition(value: Any) -> str:

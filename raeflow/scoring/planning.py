@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from raeflow.data.columns import fits
 from raeflow.data.files import ARROW_ERRORS, Footer, Piece, expand, read_footers, reason
 from raeflow.data.fixed import fixed_size, leaves
 from raeflow.data.rows import RowSpec
 from raeflow.data.schema import is_image
-from raeflow.data.tensors import is_list, is_number
+from raeflow.data.types import is_list, is_number
 from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
 from raeflow.scoring.fragment import ADDED, STAMP, Fragment
@@ -122,8 +123,15 @@ def _kept(footer: Footer, spec: RowSpec, columns: Sequence[str] | None, refuse: 
 
 def _check_type(footer: Footer, spec: RowSpec, name: str) -> None:
     kind = footer.schema.field(name).type
+    if spec.fields:
+        field = next(f for f in spec.fields if f.name == name)
+        if not fits(kind, field):
+            raise RaeflowError(f"{footer.piece.uri}: column {name!r} holds {kind}, this detector takes a {field.role} ({field.type})")
+        return
     plain = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
     plain = plain.value_type if pa.types.is_dictionary(plain) else plain
+    if pa.types.is_null(plain) and spec.held:
+        return
     if not {"columns": is_number, "list": is_list, "image": is_image}[spec.kind](plain):
         wanted = {"columns": "numbers", "list": f"lists of {math.prod(spec.shape)} numbers", "image": "encoded images"}[spec.kind]
         raise RaeflowError(f"{footer.piece.uri}: column {name!r} holds {kind}, this detector takes {wanted}")
@@ -141,7 +149,7 @@ def _check_counts(metadata: pq.FileMetaData, spec: RowSpec, name: str, leaf: int
             size = math.prod(spec.shape)
             if column.num_values != own.num_rows * size:
                 raise RaeflowError(f"{where} {column.num_values} values in {own.num_rows} rows, this detector takes {size} a row")
-        elif spec.kind == "image" and column.statistics is not None and column.statistics.has_null_count and column.statistics.null_count:
+        elif not spec.held and column.statistics is not None and column.statistics.has_null_count and column.statistics.null_count:
             raise RaeflowError(f"{where} {column.statistics.null_count} nulls, this detector takes none")
 
 
@@ -151,7 +159,7 @@ def _cut(footer: Footer, detector: Detector, kept: tuple[str, ...], everything: 
     groups = [metadata.row_group(g) for g in range(metadata.num_row_groups)]
     sizes, volumes = [g.num_rows for g in groups], [g.total_byte_size for g in groups]
     # Encoded images are small on disk and large in memory.
-    a_row = max(sum(volumes) // sum(sizes), math.prod(spec.shape) * (1 if spec.dtype == "uint8" else 4), 1)
+    a_row = max(sum(volumes) // sum(sizes), math.prod(spec.stored) * (1 if spec.dtype == "uint8" else 4), 1)
     most = max(1, min(CHUNK_ROWS, CHUNK_BYTES // a_row))
     made_from = {
         "format": 2, "detector": detector.id, "input": piece.uri, "digest": footer.digest, "changed": changed,

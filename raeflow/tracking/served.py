@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
     from mlflow.models import ModelSignature
 
-    from raeflow.data.rows import RowSpec
+    from raeflow.data.rows import Field, RowSpec
     from raeflow.detector import Detector
 
 EXAMPLE_ROWS = 2
@@ -113,33 +113,58 @@ def _create_version(store: Store, run_id: str, name: str, detector: str, logged:
 def source(spec: RowSpec) -> str:
     """The code of a served detector, for the type of input that its signature declares."""
     text = CODE
-    for name, value in (TABLE if spec.kind == "columns" else TENSOR).items():
+    for name, value in (TABLE if tabular(spec) else TENSOR).items():
         text = text.replace(name, value)
     return text
 
 
 def signature(spec: RowSpec) -> ModelSignature:
-    """Named columns of doubles for tables, else one tensor (-1, *shape) of the rows' own type; score and flag come out."""
+    """Named columns of tables, each optional since a gap is no mistake, else one tensor (-1, *shape) of the rows' own type.
+
+    Numbers are doubles, flags booleans, categories strings, clocks datetimes (times of day strings); score and flag come out.
+    """
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
-    if spec.kind == "columns":
-        inputs = Schema([ColSpec(DataType.double, name) for name in spec.columns])
+    if spec.fields:
+        inputs = Schema([ColSpec(DataType[_served_type(f)], f.name, required=False) for f in spec.fields])
+    elif spec.kind == "columns":
+        inputs = Schema([ColSpec(DataType.double, name, required=not spec.held) for name in spec.columns])
     else:
         inputs = Schema([TensorSpec(np.dtype(spec.dtype), (-1, *spec.shape))])
     outputs = Schema([ColSpec(DataType.double, "anomaly_score"), ColSpec(DataType.boolean, "is_anomaly")])
     return ModelSignature(inputs=inputs, outputs=outputs)
 
 
+def tabular(spec: RowSpec) -> bool:
+    """Whether rows are served as named columns."""
+    return spec.kind in ("columns", "mixed")
+
+
+def _served_type(field: Field) -> str:
+    """Name of the MLflow type of a column."""
+    if field.role == "clock":
+        return "string" if field.type.startswith(("time32", "time64")) else "datetime"
+    return {"number": "double", "flag": "boolean", "category": "string"}[field.role]
+
+
 def _example(spec: RowSpec, rows: Any) -> Any:
-    """The first rows, as the signature wants them; `rows` is numpy or torch (n, *shape)."""
+    """The first rows, as the signature wants them; `rows` is numpy or torch (n, *stored)."""
     import numpy as np
-    import pyarrow as pa
+    import torch
+
+    from raeflow.data.columns import to_table
 
     values = np.asarray(rows[:EXAMPLE_ROWS])
-    if values.shape[1:] != spec.shape:
-        raise RaeflowError(f"an example of shape {values.shape} does not hold rows of shape {spec.shape}")
-    if spec.kind != "columns":
+    if values.shape[1:] != spec.stored:
+        raise RaeflowError(f"an example of shape {values.shape} does not hold rows of shape {spec.stored}")
+    if not tabular(spec):
         return values.astype(spec.dtype)
-    return pa.table(list(values.astype(np.float64).T), names=list(spec.columns)).to_pandas()
+    frame = to_table(torch.from_numpy(values.astype(np.float32).reshape(len(values), -1)), spec).to_pandas()
+    for field in spec.fields:
+        if _served_type(field) == "string":
+            frame[field.name] = frame[field.name].map(str, na_action="ignore")
+        if _served_type(field) == "datetime":
+            frame[field.name] = frame[field.name].astype("datetime64[ns]")
+    return frame

@@ -1,0 +1,166 @@
+"""Encoding, members and their committee as one module: what a detector computes, and what it exports.
+
+B rows, C columns of a table; a row as it is stored is (*stored,), as the model sees it (*shape,).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raeflow import checkpoint
+from raeflow.calibration import Moments, combine
+from raeflow.data.encoding import Encoded, TableEncoding
+from raeflow.data.rows import RowSpec
+from raeflow.data.scaling import Scaling
+from raeflow.devices import score_batch
+from raeflow.variants._contract import Variant
+
+TYPICAL, EXTREME = 0.5, 0.99
+"""Quantiles of held-out normal rows between which lies what a thing never seen adds to a row."""
+
+Encoding = Scaling | TableEncoding
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """What each thing that train never had adds to a row: a level, a gap in a column without any, a constant that changed.
+
+    No network can learn what never varied, so this comes after it, by one rule for all models: as much as lies between
+    the median and the 0.99 quantile of validation rows, so that one such thing makes an ordinary row as strange as one
+    normal row in a hundred, and two make it stranger still.
+    """
+
+    score: float
+    """Added to the score."""
+    error: float
+    """Added to the squared error of the column in an explanation."""
+
+
+class Graph(nn.Module):
+    """Stored rows (B, *stored) to scores (B,), higher is stranger."""
+
+    def __init__(
+        self, encoding: Encoding, models: Sequence[Variant], moments: Sequence[Moments | None], novelty: Novelty | None = None
+    ) -> None:
+        super().__init__()
+        self.encoding = encoding
+        self.members = nn.ModuleList(models)
+        self.moments = [m for m in moments if m is not None]
+        self.novelty = novelty
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, *stored) -> (B,)."""
+        encoded = self.encoding(x)
+        scores = [model.score(encoded).float() for model in self.members]  # type: ignore[operator]
+        score = combine(scores, self.moments) if self.moments else scores[0]
+        if self.novelty is not None and isinstance(self.encoding, TableEncoding):
+            score = score + self.novelty.score * self.encoding.novelties(x)
+        # A finite row so far out that the arithmetic overflows is as strange as can be, never a silent miss.
+        return torch.nan_to_num(score, nan=math.inf, posinf=math.inf, neginf=-math.inf)
+
+    def errors(self, x: Tensor) -> Tensor:
+        """(B, *stored) -> squared errors of the encoded row, the mean over the members: (B, *shape), of a table (B, C) by column."""
+        encoded = self.encoding(x)
+        squares = mean([(encoded - model.reconstruct(encoded).float()).square() for model in self.members])  # type: ignore[operator]
+        if not isinstance(self.encoding, TableEncoding):
+            return squares
+        errors = self.encoding.by_column(squares)
+        return errors if self.novelty is None else errors + self.novelty.error * self.encoding.strange(x)
+
+    def expected(self, x: Tensor) -> Tensor:
+        """(B, *stored) -> what the members make of the rows, as rows are stored: (B, *stored)."""
+        encoded = self.encoding(x)
+        rebuilt = mean([model.reconstruct(encoded).float() for model in self.members])  # type: ignore[operator]
+        return self.encoding.inverse(rebuilt, x)
+
+    def drops(self, x: Tensor) -> Tensor:
+        """(B, K) stored rows of a table -> (B, C): how far the score falls when each column is given its expected value."""
+        encoding = self.encoding
+        assert isinstance(encoding, TableEncoding)  # noqa: S101 - callers ask of tables alone
+        x = x.to(torch.float32)
+        best, score = self.expected(x), self(x)
+        falls = []
+        for column in encoding.columns:
+            put = x.clone()
+            own = slice(column.at, column.at + column.slots)
+            put[:, own] = best[:, own]
+            falls.append(score - self(put))
+        return torch.nan_to_num(torch.stack(falls, 1))
+
+
+def mean(parts: list[Tensor]) -> Tensor:
+    """The mean over members."""
+    return parts[0] if len(parts) == 1 else torch.stack(parts).mean(0)
+
+
+# --- on disk -----------------------------------------------------------------------------------------------------------------
+
+FORMAT = 2
+"""Format of detectors. 1: rows that are no table, and all that version 0.1.0 wrote; 2: tables, column by column."""
+
+
+def encoded_content(spec: RowSpec, graph: Graph) -> dict[str, Any]:
+    """What `detector.json` says of rows and their encoding, as plain values."""
+    said: dict[str, Any] = {"format": 1, "spec": checkpoint.plain(spec.to_json())}
+    encoding = graph.encoding
+    if isinstance(encoding, Scaling):
+        return {**said, "scaling": encoding.mode}
+    columns = [checkpoint.plain(c.to_json()) for c in encoding.columns]
+    kept = {"encoding": {"mode": encoding.mode, "columns": columns}, "novelty": graph.novelty and asdict(graph.novelty)}
+    return {**said, "format": FORMAT, **kept}
+
+
+def encoded_graph(record: Mapping[str, Any], spec: RowSpec, models: Sequence[Variant], moments: Sequence[Moments | None]) -> Graph:
+    """The graph that a record of either format describes, without its weights."""
+    if record["format"] == 1:
+        return Graph(Scaling(record["scaling"], spec.shape), models, moments)
+    said = record["encoding"]
+    encoding = TableEncoding([Encoded.from_json(c) for c in said["columns"]], spec.stored[0], said["mode"])
+    return Graph(encoding, models, moments, record["novelty"] and Novelty(**record["novelty"]))
+
+
+def stored_name(name: str, graph: Graph) -> str:
+    """Name on disk of a tensor of the graph: format 1 calls the encoding `scaling`."""
+    return re.sub(r"^encoding\.", "scaling.", name) if isinstance(graph.encoding, Scaling) else name
+
+
+def graph_name(name: str) -> str:
+    """What `stored_name` was given."""
+    return re.sub(r"^scaling\.", "encoding.", name)
+
+
+# --- rows in memory ----------------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def scores(graph: Graph, x: Tensor) -> Iterator[Tensor]:
+    """Scores (n,) of stored rows (N, *stored), batch by batch."""
+    for part in torch.split(x, score_batch(tuple(x.shape[1:]), x.device)):
+        yield graph(part)
+
+
+@torch.inference_mode()
+def novelty(graph: Graph, x: Tensor) -> Novelty | None:
+    """What a thing never seen adds, from normal rows (N, K) that the models were not trained on; None where rows are no table."""
+    if not isinstance(graph.encoding, TableEncoding):
+        return None
+    found = torch.cat(list(scores(graph, x)))
+    parts = torch.split(x, score_batch(tuple(x.shape[1:]), x.device))
+    errors = torch.cat([graph.errors(part).sum(1) for part in parts])
+    return Novelty(_spread(found), _spread(errors))
+
+
+def _spread(values: Tensor) -> float:
+    """From the typical to the extreme; a millionth of the typical where all are alike."""
+    values = values[values.isfinite()].double().sort().values
+    if not len(values):
+        return 1.0
+    low, high = (float(values[min(len(values) - 1, math.ceil(share * len(values)) - 1)]) for share in (TYPICAL, EXTREME))
+    return max(high - low, 1e-6 * abs(low), 1e-12)
