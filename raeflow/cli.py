@@ -60,6 +60,15 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--columns", help="input columns to keep, separated by commas (default: all)")
     verb.add_argument("--scorers", type=int, default=0, help="Ray actors that share the work (default: none, score in this process)")
     verb.add_argument("--gpus", type=float, default=0, help="GPUs of each actor")
+    verb.add_argument(
+        "--bad-rows", choices=("flag", "refuse"), default="flag",
+        help="flag: a row that cannot be scored (infinity, a null list, a broken image, ...) keeps its place with its problem (default); "
+        "refuse: files with such rows are not written, and the run fails at its end",
+    )  # fmt: skip
+    verb.add_argument(
+        "--most-bad", type=float, default=0.1, metavar="SHARE",
+        help="fail at the end where more than this share of all rows is flagged (default: 0.1)",
+    )  # fmt: skip
     data = verbs.add_parser("data", help="list, show, fetch and convert data sets", description="List, show, fetch and convert data sets.")
     acts = data.add_subparsers(dest="act", metavar="ACT", required=True)
     acts.add_parser("list", help="the named sets, and where they are")

@@ -90,6 +90,9 @@ class Session:
         self.tracker: Tracker = Tracker(self.study, fingerprint=self.splits.fingerprint)
         counts = {name: 0 if rows is None else len(rows) for name, rows in self._parts().items()}
         listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        if self.splits.skipped is not None:
+            skipped = self.splits.skipped
+            self.say(f"skipped {skipped.rows:,} of {skipped.of:,} rows: {skipped.first}")
         spec = self.splits.spec
         what = f"{len(spec.columns)} columns, {spec.shape[0]} values for the model" if spec.held else f"shape {spec.shape}"
         self.say(f"{study.name}: rows of {what}: {listed}")
@@ -259,7 +262,9 @@ class Session:
             say=self.say,
             detector=detector,
         )
-        numbers = {"rows": float(summary.rows), "alerts": float(summary.alerts), "seconds": summary.seconds}
+        numbers = {
+            "rows": float(summary.rows), "alerts": float(summary.alerts), "bad_rows": float(summary.bad), "seconds": summary.seconds,
+        }  # fmt: skip
         self.tracker.step("score", {"detector": detector.id, "out": str(summary.out)}, numbers)
         return summary
 
@@ -343,20 +348,22 @@ def score(
     *,
     gpus: float = 0,
     columns: Sequence[str] | None = None,
+    bad_rows: str = "flag",
+    most_bad: float = 0.1,
     say: Say | None = None,
     detector: Detector | None = None,
 ) -> Summary:
-    """Score Parquet with a saved detector, in this process or on `scorers` Ray actors."""
+    """Score Parquet with a saved detector, in this process or on `scorers` Ray actors; see `raeflow.scoring.score`."""
     from raeflow.detector import Detector
 
-    progress = say or _say
+    ways: dict[str, Any] = {"columns": columns, "progress": say or _say, "bad_rows": bad_rows, "most_bad": most_bad}
     if scorers:
         from raeflow.cluster.score import score as spread
 
-        return spread(Path(folder), sources, str(out), scorers=scorers, gpus=gpus, columns=columns, progress=progress)
+        return spread(Path(folder), sources, str(out), scorers=scorers, gpus=gpus, **ways)
     from raeflow.scoring import score as plain
 
-    return plain(detector or Detector.load(Path(folder)), sources, str(out), columns=columns, progress=progress)
+    return plain(detector or Detector.load(Path(folder)), sources, str(out), **ways)
 
 
 def identity(study: Study) -> dict[str, Any]:

@@ -114,6 +114,9 @@ class Data:
     """Share of the train rows below which levels of a category are taken together."""
     memory: int = 4 << 30
     """Bytes of row tensors to hold resident; larger data are streamed while training."""
+    bad_rows: Literal["refuse", "skip"] = "refuse"
+    """Rows that cannot be used (infinity, a null list, lists of another length, an image that cannot be decoded): refuse
+    the data for the first of them, or skip them in every split, as long as they are at most a tenth of all rows."""
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -139,6 +142,7 @@ class Data:
         put(self, "fractions", fractions)
         _one_of("Data", "layout", self.layout, (None, "CHW", "HWC"))
         _one_of("Data", "scaling", self.scaling, ("auto", "standard", "asinh", "unit", "signal", "global", "none"))
+        _one_of("Data", "bad_rows", self.bad_rows, ("refuse", "skip"))
         put(self, "roles", _roles(self.roles))
         if not 0 <= self.min_frequency < 0.5:
             _refuse(f"Data(min_frequency={self.min_frequency!r}): min_frequency is a share of the train rows, from 0 to below 0.5")

@@ -30,7 +30,7 @@ def study(study: Study, module: Any, arguments: argparse.Namespace) -> int:
         f"""
 report    {outcome.report}
 detector  {folder / "detector"}  (id {outcome.detector.id}, MLflow {outcome.model_uri})
-scored    {outcome.summary.out}  ({outcome.summary.rows:,} rows, {outcome.summary.alerts:,} alerts)
+scored    {outcome.summary.out}  ({outcome.summary.rows:,} rows, {outcome.summary.alerts:,} alerts, {outcome.summary.bad:,} bad rows)
 search    {folder / "optuna.db"}
 lineage   mlflow ui --backend-store-uri {shlex.quote(tracking)}
 
@@ -91,10 +91,14 @@ def score(arguments: argparse.Namespace) -> int:
     if not (folder / "detector.json").exists() and (folder / "detector" / "detector.json").exists():
         folder = folder / "detector"
     columns = arguments.columns.split(",") if arguments.columns else None
-    summary = pipeline.score(folder, arguments.source, arguments.out, arguments.scorers, gpus=arguments.gpus, columns=columns)
-    share = summary.alerts / summary.rows if summary.rows else 0.0
+    summary = pipeline.score(
+        folder, arguments.source, arguments.out, arguments.scorers, gpus=arguments.gpus, columns=columns, bad_rows=arguments.bad_rows,
+        most_bad=arguments.most_bad,
+    )  # fmt: skip
+    share = summary.alerts / max(1, summary.rows - summary.bad)
     print(
-        f"scored    {summary.rows:,} rows in {summary.seconds:.1f} s ({summary.rate:,.0f} rows/s), {summary.alerts:,} alerts ({share:.2%})"
+        f"scored    {summary.rows:,} rows in {summary.seconds:.1f} s ({summary.rate:,.0f} rows/s), {summary.alerts:,} alerts "
+        f"({share:.2%}), {summary.bad:,} bad rows"
     )
     print(f"out       {summary.out}  ({summary.fragments} fragments, {summary.skipped} already there)")
     return 0

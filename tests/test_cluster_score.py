@@ -79,21 +79,34 @@ def test_actors_write_what_the_plain_loop_writes_and_repeat_nothing(cluster, det
 
 
 @pytest.mark.ray
-def test_a_fragment_that_fails_gives_one_sentence_and_the_others_stay(cluster, detector, source, tmp_path):
+def test_bad_rows_are_flagged_or_refused_and_all_other_fragments_are_finished(cluster, detector, source, tmp_path):
     from raeflow.cluster.score import score
 
     folder = detector.save(tmp_path / "detector")
-    x = np.ones((400, F), np.float32)
+    x = np.random.default_rng(1).normal(size=(400, F)).astype(np.float32)
     x[321, 5] = np.inf
     bad = pa.table({"id": pa.array(range(3000, 3400)), "x": pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), F)})
-    pq.write_table(bad, tmp_path / "worse.parquet")
-    with pytest.raises(RaeflowError, match=r"worse\.parquet.*'x', row 321.* inf") as caught:
-        score(folder, [str(source), str(tmp_path / "worse.parquet")], tmp_path / "out", scorers=1)
+    worse, broken = tmp_path / "a_worse.parquet", tmp_path / "b_broken.parquet"
+    pq.write_table(bad, worse)
+    pq.write_table(bad, broken, use_dictionary=False)
+    content = bytearray(broken.read_bytes())
+    page = pq.read_metadata(broken).row_group(0).column(1).data_page_offset
+    content[page : page + 40] = b"\xff" * 40
+    broken.write_bytes(content)
+    sources = [str(worse), str(broken), str(source)]  # those that fail come first
+    with pytest.raises(RaeflowError, match=r"b_broken\.parquet, row group 0: cannot be scored.*; the other 7 fragments") as caught:
+        score(folder, sources, tmp_path / "out", scorers=2)
     assert "\n" not in str(caught.value)
-    kept = len(list((tmp_path / "out").glob("rows-*.parquet")))
-    assert kept > 0
-    assert score(folder, [str(source)], tmp_path / "out", scorers=2).skipped >= kept
+    out = read(tmp_path / "out")
+    assert out["id"].to_pylist() == list(range(3400))
+    assert {i: p for i, p in enumerate(out["problem"].to_pylist()) if p} == {3321: "column 'x': value 5 is inf"}
+    with pytest.raises(RaeflowError, match=rf"^{worse}, row 321: column 'x': value 5 is inf; the other 6 fragments"):
+        score(folder, [str(worse), str(source)], tmp_path / "out", scorers=2, bad_rows="refuse")
     assert read(tmp_path / "out")["id"].to_pylist() == list(range(3000))
+    with pytest.raises(RaeflowError, match=r"1 of 400 rows are bad \(0\.25%\), more than most_bad=0 "):
+        score(folder, [str(worse)], tmp_path / "out", scorers=1, most_bad=0)
+    again = score(folder, [str(worse), str(source)], tmp_path / "out", scorers=2)
+    assert (again.skipped, again.rows, again.bad) == (7, 3400, 1)
 
 
 @pytest.mark.ray
@@ -111,8 +124,10 @@ def test_a_fragment_that_kills_its_actors_is_given_up(cluster, detector, source,
 
     fragment = scoring.plan(detector, [str(source)], tmp_path / "out")[2]
     poisoned = dataclasses.replace(fragment, piece=dataclasses.replace(fragment.piece, filesystem=Deadly()))
-    with pytest.raises(RaeflowError, match=rf"row groups 4-5: given up after {room.TRIES} actors died over it"):
-        list(room._spread(detector, [poisoned], 1, 0))
+    (result,) = room._spread(detector, [poisoned], 1, 0)
+    assert f"row groups 4-5: given up after {room.TRIES} actors died over it" in result["error"]
+    with pytest.raises(RaeflowError, match="given up after"):
+        scoring.settle([result], tmp_path / "out", 0.1)
 
 
 def test_mistakes_are_refused_before_a_cluster_starts(detector, source, tmp_path, monkeypatch):
@@ -122,6 +137,8 @@ def test_mistakes_are_refused_before_a_cluster_starts(detector, source, tmp_path
     folder = detector.save(tmp_path / "detector")
     with pytest.raises(RaeflowError, match="scorers=0"):
         room.score(folder, [str(source)], tmp_path / "out", scorers=0)
+    with pytest.raises(RaeflowError, match="bad_rows='drop'"):
+        room.score(folder, [str(source)], tmp_path / "out", scorers=1, bad_rows="drop")
     with pytest.raises(RaeflowError, match="no column named 'y'"):
         room.score(folder, [str(source)], tmp_path / "out", scorers=1, columns=["y"])
     with pytest.raises(RaeflowError, match="no detector there"):

@@ -96,9 +96,11 @@ def test_the_verbs_of_the_command_line_go_on_from_one_another(outcome, home, tmp
         assert word in capsys.readouterr().out
     source = json.loads((outcome.study.folder / "study.json").read_text())["study"]["data"]["source"]
     assert cli.main(["score", str(outcome.study.folder), *source, "--out", str(tmp_path / "out"), "--columns", "label"]) == 0
-    assert "1,797 rows" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "1,797 rows" in told
+    assert "0 bad rows" in told
     names = ds.dataset(tmp_path / "out").schema.names
-    assert names == ["label", "anomaly_score", "is_anomaly", "threshold", "detector"]
+    assert names == ["label", "anomaly_score", "is_anomaly", "threshold", "detector", "problem"]
 
 
 def test_published_values_train_without_a_search(tmp_path):

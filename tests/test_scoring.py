@@ -93,8 +93,8 @@ def test_schema_types_metadata_and_codecs_are_those_of_the_input(tmp_path):
     before, after = pq.read_schema(source), pq.read_schema(out)
     assert [after.field(n).type for n in before.names] == before.types
     assert {k: after.metadata[k] for k in before.metadata} == before.metadata
-    assert after.names[3:] == ["anomaly_score", "is_anomaly", "threshold", "detector"]
-    assert after.types[3:] == [pa.float32(), pa.bool_(), pa.float64(), pa.string()]
+    assert after.names[3:] == ["anomaly_score", "is_anomaly", "threshold", "detector", "problem"]
+    assert after.types[3:] == [pa.float32(), pa.bool_(), pa.float64(), pa.string(), pa.string()]
     group = pq.read_metadata(out).row_group(0)
     assert [group.column(i).compression for i in range(3)] == ["GZIP", "ZSTD", "UNCOMPRESSED"]
     assert group.column(0).statistics.max == 999 and group.column(3).statistics.has_min_max
@@ -130,10 +130,10 @@ def test_chosen_columns_alone_are_kept(tmp_path):
     source = write(tmp_path / "a.parquet")
     score(make_detector(), [source], tmp_path / "out", columns=["name", "id"])
     out = read(tmp_path / "out")
-    assert out.column_names == ["id", "name", "anomaly_score", "is_anomaly", "threshold", "detector"]
+    assert out.column_names == ["id", "name", "anomaly_score", "is_anomaly", "threshold", "detector", "problem"]
     assert out["anomaly_score"].to_numpy() == pytest.approx(make_detector().score(values(pq.read_table(source)["x"])), rel=1e-5)
     score(make_detector(), [source], tmp_path / "bare", columns=[])
-    assert ds.dataset(tmp_path / "bare").schema.names == ["anomaly_score", "is_anomaly", "threshold", "detector"]
+    assert ds.dataset(tmp_path / "bare").schema.names == ["anomaly_score", "is_anomaly", "threshold", "detector", "problem"]
 
 
 @pytest.mark.parametrize("kind", ["columns", "image", "uint8"])
@@ -313,25 +313,6 @@ def test_after_a_kill_every_row_is_there_exactly_once(tmp_path, monkeypatch, wri
     assert all(p.suffix == ".parquet" for p in out.iterdir())
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_bad_row_is_told_with_its_place_and_what_was_committed_stays(tmp_path, small_fragments, threads):
-    bad = table(1500, start=1000)
-    x = values(bad["x"]).copy()
-    x[1234, 2] = np.nan
-    bad = bad.set_column(1, "x", pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), F))
-    pq.write_table(bad, tmp_path / "b.parquet", row_group_size=250)
-    sources = [write(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")]
-    with pytest.raises(RaeflowError, match=r"b\.parquet.*'x', row 1234.* nan"):
-        score(make_detector(), sources, tmp_path / "out", threads=threads)
-    ids = read(tmp_path / "out")["id"].to_pylist()
-    whole = {start: list(range(start, start + 500)) for start in range(0, 2500, 500)}
-    assert ids == [i for start in sorted({i - i % 500 for i in ids}) for i in whole[start]], "fragments are there whole or not at all"
-    assert 2234 not in ids
-    if threads == 1:  # two may be at different fragments when one of them stops
-        assert ids[:1000] == list(range(1000))
-    assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".")]
-
-
 def test_a_fragment_that_is_stopped_commits_nothing(tmp_path):
     detector = make_detector()
     (only,) = plan(detector, [write(tmp_path / "a.parquet")], tmp_path / "out")
@@ -373,10 +354,10 @@ def test_a_filesystem_that_is_not_local_is_read_and_written(tmp_path, small_frag
 # --- refused before anything is written --------------------------------------------------------------------------------------
 
 
-def refuse(tmp_path, sources, says, detector=None, columns=None, out=None):
+def refuse(tmp_path, sources, says, detector=None, columns=None, out=None, **how):
     target = out or tmp_path / "out"
     with pytest.raises(RaeflowError, match=says) as caught:
-        score(detector or make_detector(), sources, target, columns)
+        score(detector or make_detector(), sources, target, columns, **how)
     assert "\n" not in str(caught.value)
     assert out is not None or not target.exists()
 
@@ -400,10 +381,18 @@ def test_a_wrong_type(tmp_path):
 def test_another_length_or_nulls_that_the_footer_tells_of(tmp_path):
     pq.write_table(pa.table({"x": [[1.0] * F] * 9 + [[1.0]]}), tmp_path / "a.parquet", row_group_size=5)
     says = r"a\.parquet, row group 1: column 'x' holds 25 values in 5 rows, this detector takes 6 a row"
-    refuse(tmp_path, [str(tmp_path / "a.parquet")], says)
-    pq.write_table(pa.table({"p": [1.0, None], "q": [1.0, 2.0]}), tmp_path / "b.parquet")
-    spec = RowSpec(("q", "p"), "columns", (2,), "float32")
-    refuse(tmp_path, [str(tmp_path / "b.parquet")], r"b\.parquet, row group 0: column 'p' holds 1 nulls", make_detector(spec))
+    refuse(tmp_path, [str(tmp_path / "a.parquet")], says, bad_rows="refuse")
+    pq.write_table(pa.table({"p": [b"", None]}), tmp_path / "b.parquet")
+    spec = RowSpec(("p",), "image", (1, 8, 8), "uint8")
+    refuse(
+        tmp_path,
+        [str(tmp_path / "b.parquet")],
+        r"b\.parquet, row group 0: column 'p' holds 1 nulls",
+        make_detector(spec),
+        bad_rows="refuse",
+    )
+    pq.write_table(pa.table({"x": pa.array([[1.0] * 5] * 9, pa.list_(pa.float32(), 5))}), tmp_path / "c.parquet")
+    refuse(tmp_path, [str(tmp_path / "c.parquet")], r"c\.parquet: column 'x' holds fixed_size_list.*\[5\], this detector takes lists of 6")
 
 
 def test_columns_that_scoring_adds_are_not_overwritten(tmp_path):

@@ -15,7 +15,21 @@ from raeflow.cluster.session import alone, check_fits, connect, quiet
 from raeflow.data.files import named
 from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
-from raeflow.scoring import Fragment, Progress, Say, Summary, plan, prepare, score_fragment, summarise, sweep
+from raeflow.scoring import (
+    MOST_BAD,
+    Fragment,
+    Progress,
+    Say,
+    Summary,
+    attempt,
+    check_rules,
+    failed,
+    plan,
+    prepare,
+    settle,
+    summarise,
+    sweep,
+)  # fmt: skip
 
 TRIES = 3
 """Actors or nodes that may die over one fragment before it is given up."""
@@ -23,7 +37,7 @@ TRIES = 3
 
 def score(
     detector_folder: str | Path, sources: Sequence[str] | str, out: str | Path, scorers: int = 1, gpus: float = 0,
-    columns: Sequence[str] | None = None, progress: Say | None = None,
+    columns: Sequence[str] | None = None, progress: Say | None = None, bad_rows: str = "flag", most_bad: float = MOST_BAD,
 ) -> Summary:  # fmt: skip
     """`raeflow.scoring.score` on `scorers` Ray actors; the same outputs, and the same taking up of what is there.
 
@@ -35,15 +49,18 @@ def score(
         gpus: of each actor; 0 scores on CPUs.
         columns: input columns to keep; None keeps all.
         progress: called with a line every few seconds.
+        bad_rows: `flag` or `refuse`.
+        most_bad: share of flagged rows above which the run fails after all.
 
-    Raises RaeflowError as the plain loop does: before a cluster starts for what footers tell of, later for
-    the first fragment that cannot be scored; committed fragments stay.
+    Raises RaeflowError as the plain loop does: before a cluster starts for what footers tell of, at the end
+    for what could not be scored; all other fragments are committed by then.
     """
     start = time.perf_counter()
     if scorers < 1:
         raise RaeflowError(f"scorers={scorers}: at least one actor must score")
+    check_rules(bad_rows, most_bad)
     detector = Detector.load(detector_folder, device="cpu")
-    fragments = plan(detector, sources, out, columns)
+    fragments = plan(detector, sources, out, columns, bad_rows)
     done, todo = prepare(fragments)
     fresh: list[dict[str, Any]] = []
     if todo:
@@ -55,11 +72,12 @@ def score(
                 report(statistics)
         finally:
             sweep(fragments)
+    settle([*done, *fresh], out, most_bad)
     return summarise(done, fresh, time.perf_counter() - start, out)
 
 
 def _spread(detector: Detector, todo: Sequence[Fragment], scorers: int, gpus: float) -> Iterator[dict[str, Any]]:
-    """Statistics of fragments as they are committed; raises the first error of an actor."""
+    """Results of fragments as they come, of those too that could not be scored."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext, from_items
 
@@ -81,11 +99,7 @@ def _spread(detector: Detector, todo: Sequence[Fragment], scorers: int, gpus: fl
     results = from_items([{"number": i} for i in range(len(todo))], override_num_blocks=blocks).map_batches(
         Scorer, fn_constructor_args=(shared, ledger, gpus > 0), batch_size=1, compute=pool, num_cpus=cpus, num_gpus=gpus
     )
-    for row in results.iter_rows():
-        error = row.pop("error")
-        if error:
-            raise RaeflowError(error)
-        yield row
+    yield from results.iter_rows()
 
 
 class Ledger:
@@ -121,12 +135,8 @@ class Scorer:
 
     def _one(self, number: int) -> dict[str, Any]:
         fragment = self.fragments[number]
-        try:
-            begun = self.ray.get(self.ledger.begin.remote(number))
-            if begun > TRIES:
-                place = f"{fragment.piece.uri}, {named(fragment.groups)}"
-                raise RaeflowError(f"{place}: given up after {TRIES} actors died over it; had they enough memory?")
-            return {**score_fragment(self.detector, fragment), "error": ""}
-        except RaeflowError as error:
-            nothing = {"rows": 0, "alerts": 0, "started": 0.0, "ended": 0.0}
-            return {**nothing, "input": fragment.piece.uri, "output": fragment.out.uri, "error": str(error)}
+        if self.ray.get(self.ledger.begin.remote(number)) > TRIES:
+            place = f"{fragment.piece.uri}, {named(fragment.groups)}"
+            why = RaeflowError(f"{place}: given up after {TRIES} actors died over it; had they enough memory?")
+            return failed(fragment, why, time.time())
+        return attempt(self.detector, fragment)

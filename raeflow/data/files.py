@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from raeflow.data.fixed import nulled, plain_metadata, restored
 from raeflow.errors import RaeflowError
 
 ARROW_ERRORS = (OSError, pa.ArrowException)
@@ -214,27 +215,27 @@ def read_groups(piece: Piece, groups: Sequence[int], columns: Sequence[str], thr
     """Some row groups of some columns as one table, in the order of the file."""
     try:
         with piece.filesystem.open_input_file(piece.path) as file, pq.ParquetFile(file, pre_buffer=True) as parquet:
-            return parquet.read_row_groups(list(groups), columns=list(columns), use_threads=threads)
+            schema = parquet.schema_arrow
+            if not nulled(parquet.metadata, schema, groups, columns):
+                return parquet.read_row_groups(list(groups), columns=list(columns), use_threads=threads)
+            with pq.ParquetFile(file, metadata=plain_metadata(file), pre_buffer=True) as plain:
+                return restored(plain.read_row_groups(list(groups), columns=list(columns), use_threads=threads), schema)
     except ARROW_ERRORS as error:
-        # Arrow cannot read a fixed-size list that is null, and says so in its own way.
-        why = "a fixed-size list is null: " if "Expected all lists to be of size" in str(error) else ""
-        raise RaeflowError(f"{piece.uri}, {named(groups)}: cannot be read ({why}{reason(error)})") from error
+        raise RaeflowError(f"{piece.uri}, {named(groups)}: cannot be read ({reason(error)})") from error
 
 
 def first_row(footer: Footer, column: str) -> Any:
     """The value of a column in a file's first row, as Python; None where the file has no row."""
-    for value in _first(footer, column):
-        return value
-    return None
+    return next(cells(footer, column), None)
 
 
-def _first(footer: Footer, column: str) -> Iterator[Any]:
+def cells(footer: Footer, column: str) -> Iterator[Any]:
+    """The values of a column as Python, read one by one: for a look at the first few."""
     piece = footer.piece
     try:
         with piece.filesystem.open_input_file(piece.path) as file, pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(batch_size=1, columns=[column]):
                 yield batch.column(0)[0].as_py()
-                return
     except ARROW_ERRORS as error:
         raise RaeflowError(f"{piece.uri}, row group 0, column {column!r}: cannot be read ({reason(error)})") from error
 

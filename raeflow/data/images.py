@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from raeflow.data.rows import RowSpec, Shape
-from raeflow.data.types import refuse_nulls
+from raeflow.data.types import refuse_nulls, refuse_rows
 from raeflow.errors import RaeflowError
 
 _BAD = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
@@ -32,7 +33,12 @@ def sniff(encoded: bytes, where: str) -> tuple[Shape, str]:
             channels = 1 if image.mode in ("1", "L", "LA", *_DEEP) else 3
             return (channels, image.height, image.width), "float32" if image.mode in _DEEP else "uint8"
     except _BAD as error:
-        raise RaeflowError(f"{where}: {len(encoded)} bytes that are no image ({error})") from error
+        raise RaeflowError(f"{where}: {len(encoded)} bytes that are no image ({_why(error)})") from error
+
+
+def _why(error: Exception) -> str:
+    """Pillow's sentence without the addresses of objects in it, so that it is the same in every run."""
+    return re.sub(r" <[^>]*>", "", str(error).strip().partition("\n")[0])
 
 
 def decoded(encoded: bytes, where: str) -> tuple[Shape, str]:
@@ -53,9 +59,9 @@ def encoded_bytes(column: pa.ChunkedArray | pa.Array, name: str, where: str, fir
         return column
     inner = pc.struct_field(column, "bytes")
     if inner.null_count:
-        at = int(pc.index(pc.is_null(inner), True).as_py())
-        path = column[at].as_py().get("path")
-        raise RaeflowError(f"{where}column {name!r}, row {first + at}: no bytes, only the path {path!r}; embed the images in the Parquet")
+        bare = np.flatnonzero(inner.is_null()).tolist()
+        paths = [column[row].as_py().get("path") for row in bare]
+        refuse_rows(bare, lambda i: f"no bytes, only the path {paths[i]!r}", name, where, first, "; embed the images in the Parquet")
     return inner
 
 
@@ -67,20 +73,18 @@ def decode(column: pa.ChunkedArray, spec: RowSpec, where: str, first: int) -> Te
     if channels not in _MODES:
         raise RaeflowError(f"{where}column {name!r}: encoded images have 1, 3 or 4 channels, not {channels}")
     out = np.empty((len(cells), channels, height, width), spec.dtype)
+    faults: dict[int, str] = {}
 
     def one(row: int) -> None:
         buffer = cells[row].as_buffer()
-        place = f"{where}column {name!r}, row {first + row}"
         try:
             with Image.open(io.BytesIO(buffer)) as image:
-                if image.size != (width, height) and not spec.resize:
-                    raise RaeflowError(
-                        f"{place}: an image of {image.height}x{image.width} pixels among images of {height}x{width}; "
-                        "say Data(shape=(C, H, W)) to resize them all"
-                    )
-                out[row] = _pixels(image, channels, (width, height), spec.dtype)
+                if image.size == (width, height) or spec.resize:
+                    out[row] = _pixels(image, channels, (width, height), spec.dtype)
+                else:
+                    faults[row] = f"an image of {image.height}x{image.width} pixels among images of {height}x{width}"
         except _BAD as error:
-            raise RaeflowError(f"{place}: {buffer.size} bytes that are no whole image ({error})") from error
+            faults[row] = f"{buffer.size} bytes that are no whole image ({_why(error)})"
 
     if len(cells) < _THREADED or pa.cpu_count() < 2:
         for row in range(len(cells)):
@@ -89,11 +93,13 @@ def decode(column: pa.ChunkedArray, spec: RowSpec, where: str, first: int) -> Te
         with ThreadPoolExecutor(pa.cpu_count()) as pool:
             for _ in pool.map(one, range(len(cells)), chunksize=16):
                 pass
-    rows = torch.from_numpy(out)
-    if spec.dtype == "float32" and not bool(torch.isfinite(rows.sum())):
-        bad = int((~torch.isfinite(rows)).flatten(1).any(1).nonzero()[0])
-        raise RaeflowError(f"{where}column {name!r}, row {first + bad}: a pixel is not finite")
-    return rows
+    if spec.dtype == "float32" and not faults and not bool(torch.isfinite(torch.from_numpy(out).sum())):
+        faults = dict.fromkeys(np.flatnonzero(~np.isfinite(out).all((1, 2, 3))).tolist(), "a pixel is not finite")
+    if faults:
+        rows = sorted(faults)
+        more = "; say Data(shape=(C, H, W)) to resize them all" if " pixels among " in faults[rows[0]] else ""
+        refuse_rows(rows, lambda i: faults[rows[i]], name, where, first, more)
+    return torch.from_numpy(out)
 
 
 def _pixels(image: Image.Image, channels: int, size: tuple[int, int], dtype: str) -> np.ndarray[Any, Any]:

@@ -11,6 +11,7 @@ from raeflow.data import splits
 from raeflow.data.bins import Bins
 from raeflow.data.encoding.lexicon import Lexicon, move
 from raeflow.data.encoding.sketch import chunks
+from raeflow.data.faults import Tally
 from raeflow.data.files import expand, read_footers
 from raeflow.data.learning import learn
 from raeflow.data.plan import Plan, make_plan
@@ -49,14 +50,16 @@ def load(data: Data) -> Splits:
 
 
 def _resident(plan: Plan) -> Splits:
-    reader, bins, alone = plan.reader, Bins(plan), len(plan.units) == 1
+    reader, bins, alone, tally = plan.reader, Bins(plan), len(plan.units) == 1, Tally(plan.rows)
     lexicon = Lexicon(reader.spec)
     # Units are read side by side by one thread each; Arrow's own threads help where there is only one.
     threads = 0 if alone else pa.cpu_count()
-    for part in prefetch(lambda unit: reader.read(unit, threads=alone), plan.units, threads, threads):
+    for unit, part in zip(plan.units, prefetch(lambda unit: reader.read(unit, threads=alone), plan.units, threads, threads), strict=True):
+        tally.add(unit.piece, unit.groups, part.problems)
         lexicon.learn(part.x, part.levels)
         bins.add(part)
     del part
+    skipped = tally.settle()
     bins.refuse_empty()
     train = cast(Rows, bins.rows(splits.TRAIN))
     validate, labelled = bins.validation()
@@ -65,4 +68,4 @@ def _resident(plan: Plan) -> Splits:
     for rows in (train, labelled or validate, calibrate, test):
         if rows is not None:
             move(rows.x, moved)
-    return Splits(spec, encoding, train, validate, calibrate, test, labelled, plan.fingerprint, plan.left_out)
+    return Splits(spec, encoding, train, validate, calibrate, test, labelled, plan.fingerprint, plan.left_out, skipped)

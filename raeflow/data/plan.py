@@ -95,7 +95,7 @@ def _reader(data: Data, spec: RowSpec, target: RowSpec | None, roles: list[tuple
         for footer in listed:
             _agree(footer, footers[0], [*wanted, *([split] if split and given is None else [])], spec)
     text = data.label is not None and _label_is_text(data, footers)
-    return Reader(spec, target, data.label, text, normal, anomaly, split, extra=extra)
+    return Reader(spec, target, data.label, text, normal, anomaly, split, extra=extra, skip=data.bad_rows == "skip")
 
 
 def _agree(footer: Footer, first: Footer, names: Sequence[str], spec: RowSpec) -> None:
@@ -169,6 +169,8 @@ def _fingerprint(data: Data, spec: RowSpec, roles: list[tuple[int | None, list[F
     # What is younger than studies that are kept counts only where it is used, so that theirs stay valid.
     if data.roles is not None or data.min_frequency != Data.min_frequency:
         said |= {"roles": to_json(data.roles), "min_frequency": data.min_frequency}
+    if data.bad_rows != Data.bad_rows:
+        said["bad_rows"] = data.bad_rows
     plain = spec if spec.fields else replace(spec, held=())
     what = {"files": [[code, sorted(f.digest for f in listed)] for code, listed in roles], "spec": plain.to_json(), **said}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

@@ -20,6 +20,7 @@ from torch import Tensor
 from raeflow.data import filters, splits
 from raeflow.data.columns import Words
 from raeflow.data.columns import named as named_levels
+from raeflow.data.faults import sift_all
 from raeflow.data.files import Piece, named, read_groups
 from raeflow.data.rows import Raw, RowSpec
 from raeflow.data.tensors import to_tensor
@@ -63,6 +64,8 @@ class Part:
     """(n,) hashes of the rows, where they are needed."""
     levels: Words = field(default_factory=dict)
     """Words of the categories by stored place, while levels are learnt: `x` has places among them."""
+    problems: dict[int, str] = field(default_factory=dict)
+    """What is wrong with each row that was left out, by its number in the unit."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -97,6 +100,8 @@ class Reader:
     """Columns that only the filters need."""
     classes: tuple[str, ...] | None = field(default=None)
     """All words of a text label in order, once they are known."""
+    skip: bool = False
+    """Leave bad rows out; else the first is refused."""
 
     def columns(self, unit: Unit) -> list[str]:
         """What is read of a unit's file, and nothing else."""
@@ -119,11 +124,17 @@ class Reader:
         raise AssertionError("a fault in several row groups is in one of them")
 
     def part(self, table: pa.Table, unit: Unit, where: str, keys: bool = False) -> Part:
-        """Rows of a table that has been read."""
-        normal = None if self.normal is None else filters.mask(table, self.normal, "normal", where)
+        """Rows of a table that has been read; without its bad rows where they are to be skipped."""
+        specs = [self.spec] if self.target is None else [self.spec, self.target]
+        problems: dict[int, str] = {}
         levels: Words = {}
-        x = to_tensor(table, self.spec, where, words=levels)
-        target = None if self.target is None else to_tensor(table, self.target, where)
+        if self.skip:
+            table, tensors, problems = sift_all(table, specs, where, levels)
+            where += f" without its {len(problems)} bad rows" if problems else ""
+        else:
+            tensors = [to_tensor(table, spec, where, words=levels) for spec in specs]
+        x, target = tensors[0], None if self.target is None else tensors[1]
+        normal = None if self.normal is None else filters.mask(table, self.normal, "normal", where)
         label, words = self._label(table, unit, where)
         divided = unit.given is None and len(self.codes) > 1
         hashes = self._keys(x, levels) if keys or divided else None
@@ -134,9 +145,9 @@ class Reader:
             here = split == splits.TRAIN
             split = np.where(here, splits.assign(hashes, self.codes, self.ends), split).astype(np.uint8)
         for place, levels_known in self._known.items():
-            x.numpy()[:, place] = named_levels(x.numpy()[:, place], levels.pop(place), levels_known)
+            x.numpy()[:, place] = named_levels(x.numpy()[:, place], levels.pop(place, []), levels_known)
         truth = self._truth(table, normal, label, where)
-        return Part(x, split, target, label, words, normal, truth, hashes if keys else None, levels)
+        return Part(x, split, target, label, words, normal, truth, hashes if keys else None, levels, problems)
 
     @property
     def _known(self) -> dict[int, tuple[str, ...]]:

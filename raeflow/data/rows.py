@@ -188,6 +188,17 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """Bad rows that were left out of every split."""
+
+    rows: int
+    of: int
+    """Rows of all files."""
+    first: str
+    """Place and problem of the first of them."""
+
+
+@dataclass(frozen=True)
 class Splits:
     """The four disjoint splits, with the scaling fitted on train alone."""
 
@@ -208,6 +219,8 @@ class Splits:
     """Hash of what was read: files, row groups, columns and split rule."""
     left_out: tuple[tuple[str, str], ...] = ()
     """Columns of the files that are no part of the row, and why."""
+    skipped: Skipped | None = None
+    """Bad rows that `Data(bad_rows="skip")` left out; None where there was none."""
 
     def __reduce__(self) -> Any:
         values = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -6,6 +6,7 @@ The shape comes from `Data.shape`, else from the column's type, else from metada
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 
 from raeflow.data import filters
 from raeflow.data.columns import role_of
-from raeflow.data.files import Footer, first_row, read_groups
+from raeflow.data.files import Footer, cells, first_row, read_groups
 from raeflow.data.rows import Field, RowSpec, Shape
 from raeflow.data.survey import TELLING, Reasons, survey
 from raeflow.data.tensors import named_axes, tensor_axes, to_tensor
@@ -25,6 +26,9 @@ from raeflow.errors import RaeflowError
 from raeflow.study import Data
 
 __all__ = ["sniff", "sniff_target", "to_tensor"]
+
+_IMAGES = 100
+"""Images among which one must be whole where bad rows are skipped."""
 
 
 def sniff(data: Data, footers: Sequence[Footer]) -> tuple[RowSpec, Reasons]:
@@ -182,14 +186,8 @@ def _has_nulls(footer: Footer, columns: Sequence[str]) -> bool:
 
 
 def _image_spec(data: Data, footers: Sequence[Footer], name: str) -> RowSpec:
-    from raeflow.data.images import sniff as sniff_image
-
     footer = next((f for f in footers if f.metadata.num_rows), footers[0])
-    value, where = first_row(footer, name), f"{footer.piece.uri}, row group 0, row 0, column {name!r}"
-    encoded = value.get("bytes") if isinstance(value, dict) else value
-    if encoded is None:
-        raise RaeflowError(f"{where}: the value is null" if footer.metadata.num_rows else f"{footer.piece.uri}: there are no rows")
-    shape, dtype = sniff_image(encoded, where)
+    shape, dtype = _first_image(footer, name, _IMAGES if data.bad_rows == "skip" else 1)
     if data.shape is not None:
         if len(data.shape) != 3 or data.shape[0] not in (1, 3, 4):
             raise RaeflowError(f"Data(shape={data.shape!r}): encoded images have a shape (C, H, W) with 1, 3 or 4 channels")
@@ -197,10 +195,27 @@ def _image_spec(data: Data, footers: Sequence[Footer], name: str) -> RowSpec:
     return RowSpec((name,), "image", shape, dtype, resize=data.shape is not None)
 
 
+def _first_image(footer: Footer, name: str, most: int) -> tuple[Shape, str]:
+    """Shape and dtype of the first of up to `most` images that is one."""
+    from raeflow.data.images import sniff as sniff_image
+
+    refusal = RaeflowError(f"{footer.piece.uri}: there are no rows")
+    for row, value in enumerate(itertools.islice(cells(footer, name), most)):
+        where = f"{footer.piece.uri}, row group 0, row {row}, column {name!r}"
+        encoded = value.get("bytes") if isinstance(value, dict) else value
+        try:
+            if encoded is not None:
+                return sniff_image(encoded, where)
+            raise RaeflowError(f"{where}: the value is null")
+        except RaeflowError as error:
+            refusal = refusal if row else error
+    raise refusal
+
+
 def _list_spec(data: Data, footers: Sequence[Footer], name: str) -> RowSpec:
     field = footers[0].schema.field(name)
     where = f"{footers[0].piece.uri}: column {name!r}"
-    stored, layout = _stored(field, footers, name)
+    stored, layout = _stored(field, footers, name, data.bad_rows == "skip")
     told, word = _told(footers[0].schema, field, math.prod(stored))
     if told is not None and tensor_axes(field.type) is None:
         stored = told
@@ -247,7 +262,7 @@ def _told(schema: pa.Schema, field: pa.Field, size: int) -> tuple[Shape | None, 
     return None, None
 
 
-def _stored(field: pa.Field, footers: Sequence[Footer], name: str) -> tuple[Shape, str | None]:
+def _stored(field: pa.Field, footers: Sequence[Footer], name: str, skip: bool) -> tuple[Shape, str | None]:
     """Sizes of a list column's values in the order of storage, or for tensors in that of the model."""
     axes = tensor_axes(field.type)
     if axes is not None:
@@ -262,7 +277,7 @@ def _stored(field: pa.Field, footers: Sequence[Footer], name: str) -> tuple[Shap
         return tuple(sizes), None
     if is_list(kind.value_type) or sizes:
         return _nested(footers, name), None
-    return (_counted(footers, name),), None
+    return (_counted(footers, name, skip),), None
 
 
 def _nested(footers: Sequence[Footer], name: str) -> Shape:
@@ -277,8 +292,8 @@ def _nested(footers: Sequence[Footer], name: str) -> Shape:
     return tuple(sizes)
 
 
-def _counted(footers: Sequence[Footer], name: str) -> int:
-    """Length of the lists of a column: every row group's count of values is that many times its count of rows."""
+def _counted(footers: Sequence[Footer], name: str, skip: bool) -> int:
+    """Length of the lists of a column: every row group's count of values is that many times its count of rows, but for rows to skip."""
     for footer in footers:
         metadata = footer.metadata
         paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
@@ -286,14 +301,19 @@ def _counted(footers: Sequence[Footer], name: str) -> int:
         for group in range(metadata.num_row_groups):
             rows, values = metadata.row_group(group).num_rows, metadata.row_group(group).column(leaf).num_values
             if rows:
-                if values % rows:
-                    _refuse_ragged(footer, group, name)
-                return int(values // rows)
+                if not values % rows:
+                    return int(values // rows)
+                usual = _usual_length(footer, group, name, skip)
+                if usual:
+                    return usual
     raise RaeflowError(f"{footers[0].piece.uri}: there are no rows")
 
 
-def _refuse_ragged(footer: Footer, group: int, name: str) -> None:
+def _usual_length(footer: Footer, group: int, name: str, skip: bool) -> int | None:
+    """Length of most lists of a ragged row group, None where most are null; refused unless rows are to be skipped."""
     lengths = pc.list_value_length(read_groups(footer.piece, [group], [name])[name]).to_pylist()
     where, usual = f"{footer.piece.uri}, row group {group}, column {name!r}", Counter(lengths).most_common(1)[0][0]
+    if skip:
+        return None if usual is None else int(usual)
     at = next(i for i, length in enumerate(lengths) if length != usual)
     raise RaeflowError(f"{where}, row {at}: ragged lists: {lengths[at]} values here, {usual} in most rows")

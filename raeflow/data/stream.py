@@ -16,6 +16,7 @@ from torch import Tensor
 from raeflow.data import splits
 from raeflow.data.bins import Bins
 from raeflow.data.encoding.lexicon import Lexicon, move
+from raeflow.data.faults import Tally
 from raeflow.data.learning import learn
 from raeflow.data.plan import Plan
 from raeflow.data.reading import Reader, Unit, prefetch
@@ -131,10 +132,12 @@ def load_streamed(plan: Plan) -> Splits:
     if not all(unit.has_label for unit in plan.units if unit.given is None):
         reader = replace(reader, label=None)
     bins = Bins(plan, max(1, memory // _HELD // plan.row_bytes), keep_train=False)
-    lexicon, counts = Lexicon(reader.spec), []
+    lexicon, counts, tally = Lexicon(reader.spec), [], Tally(plan.rows)
 
     def chunks() -> Iterator[Tensor]:
-        for part in prefetch(lambda unit: reader.read(unit, keys=True), plan.units, pa.cpu_count(), 1):
+        parts = prefetch(lambda unit: reader.read(unit, keys=True), plan.units, pa.cpu_count(), 1)
+        for unit, part in zip(plan.units, parts, strict=True):
+            tally.add(unit.piece, unit.groups, part.problems)
             lexicon.learn(part.x, part.levels)
             bins.add(part)
             train = part.train().x
@@ -142,8 +145,12 @@ def load_streamed(plan: Plan) -> Splits:
             if len(train):
                 yield train
 
+    def refuse() -> None:
+        tally.settle()
+        bins.refuse_empty(sum(counts))
+
     # The held-out rows and the counts want the whole pass.
-    spec, encoding, moved = learn(plan.data, reader.spec, lexicon, chunks(), None, lambda: bins.refuse_empty(sum(counts)))
+    spec, encoding, moved = learn(plan.data, reader.spec, lexicon, chunks(), None, refuse)
     window = max(1, memory // _WINDOW // plan.row_bytes)
     used = [(unit, n) for unit, n in zip(plan.units, counts, strict=True) if n]
     train = StreamedRows(replace(reader, spec=spec, classes=bins.classes), tuple(u for u, _ in used), tuple(n for _, n in used), window)
@@ -155,4 +162,4 @@ def load_streamed(plan: Plan) -> Splits:
     for rows in (labelled or validate, calibrate, test):
         if rows is not None:
             move(rows.x, moved)
-    return Splits(spec, encoding, train, validate, calibrate, test, labelled, plan.fingerprint, plan.left_out)
+    return Splits(spec, encoding, train, validate, calibrate, test, labelled, plan.fingerprint, plan.left_out, tally.settle())

@@ -18,8 +18,8 @@ from torch.utils.dlpack import from_dlpack
 
 from raeflow.data import columns as columns_
 from raeflow.data.rows import RowSpec, Shape
-from raeflow.data.types import is_list, is_number, refuse_nulls
-from raeflow.errors import RaeflowError
+from raeflow.data.types import is_list, is_number, refuse_nulls, refuse_rows
+from raeflow.errors import RaeflowError, RowError
 
 _BLOCK = 4096
 """Rows in which columns are woven into rows: a block of the result stays in the cache."""
@@ -39,8 +39,8 @@ def to_tensor(
     piece of the very dtype is not copied, so the tensor may alias Arrow's memory: treat it as read-only.
     NaN and nulls are gaps in the columns of a table. With `words` its categories are places among words that are put there,
     rather than among the levels of the spec.
-    Raises `RaeflowError` for a missing column, a wrong type, infinity, images that cannot be decoded, and, where
-    a row is no table, nulls, NaN and ragged lists.
+    Raises `RaeflowError` for a missing column or a wrong type, and `RowError` for infinity, images that cannot be decoded,
+    and, where a row is no table, nulls, NaN and ragged lists.
     """
     where = f"{where}, " if where else ""
     columns = [_column(table, name, where) for name in spec.columns]
@@ -81,7 +81,9 @@ def _weave(columns: list[pa.ChunkedArray], spec: RowSpec, where: str, first: int
             arrays.append(columns_.gapped(column, name, where))
             continue
         refuse_nulls(column, name, where, first)
-        arrays.append(_whole([_numbers(chunk, spec.dtype, name, where) for chunk in column.chunks]).numpy())
+        starts = np.cumsum([first, *map(len, column.chunks)])
+        parts = [_numbers(c, spec.dtype, name, where, int(s)) for c, s in zip(column.chunks, starts, strict=False)]
+        arrays.append(_whole(parts).numpy())
     return _woven(arrays, torch.float32 if gaps else _TORCH[spec.dtype])
 
 
@@ -102,8 +104,8 @@ def _whole(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.from_numpy(np.concatenate([part.numpy() for part in parts]))
 
 
-def _numbers(values: pa.Array, dtype: str, name: str, where: str) -> Tensor:
-    """A flat numeric array without nulls as a tensor of `dtype`; no copy where it has that type already."""
+def _numbers(values: pa.Array, dtype: str, name: str, where: str, first: int = 0, width: int = 1) -> Tensor:
+    """A flat numeric array without nulls, `width` values a row, as a tensor of `dtype`; no copy where it has that type already."""
     if isinstance(values, pa.DictionaryArray):
         values = values.dictionary_decode()
     kind = values.type
@@ -117,10 +119,12 @@ def _numbers(values: pa.Array, dtype: str, name: str, where: str) -> Tensor:
         values = values.cast(pa.float64())
     if dtype == "uint8":
         try:
-            values = pc.cast(values, pa.uint8())
-        except pa.ArrowInvalid as error:
-            raise RaeflowError(f"{where}column {name!r} must hold whole numbers 0-255 ({str(error).splitlines()[0]})") from error
-        return from_dlpack(values)
+            return from_dlpack(pc.cast(values, pa.uint8()))
+        except pa.ArrowInvalid:
+            flat = values.to_numpy(zero_copy_only=False)
+            bad = np.flatnonzero(~((flat >= 0) & (flat <= 255) & (flat == np.floor(flat))))
+            rows, at = np.unique(bad // width, return_index=True)
+            refuse_rows(rows, lambda i: f"value {flat[bad[at[i]]]} is none of the whole numbers 0-255", name, where, first)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused with its place
         return torch.from_numpy(values.to_numpy(zero_copy_only=False).astype(np.float32, copy=True))
 
@@ -147,14 +151,15 @@ def _chunk(chunk: pa.Array, spec: RowSpec, name: str, where: str, first: int) ->
         raise RaeflowError(f"{where}column {name!r} holds {kind}, not lists of {size} numbers")
     values, width = chunk, 1
     while is_list(values.type):
-        values, inner = _flat(values, name, where, first, width)
+        values, inner = _flat(values, name, where, first, width, size)
         width *= inner
     if width != size:
-        raise RaeflowError(f"{where}column {name!r}, row {first}: {width} values where a row has {_product(spec.shape)}")
+        refuse_rows(range(count), lambda _: f"{width} values where a row has {_product(spec.shape)}", name, where, first)
     if values.null_count:
-        at = int(pc.index(pc.is_null(values), True).as_py())
-        raise RaeflowError(f"{where}column {name!r}, row {first + at // size}: value {at % size} is null")
-    flat = _numbers(values, spec.dtype, name, where)
+        bad = np.flatnonzero(values.is_null())
+        lost, at = np.unique(bad // size, return_index=True)
+        refuse_rows(lost, lambda i: f"value {bad[at[i]] % size} is null", name, where, first)
+    flat = _numbers(values, spec.dtype, name, where, first, size)
     order, dims = _order(kind, spec)
     rows = flat.view(count, *dims)
     if order is None:
@@ -162,21 +167,21 @@ def _chunk(chunk: pa.Array, spec: RowSpec, name: str, where: str, first: int) ->
     return torch.from_numpy(np.ascontiguousarray(rows.numpy().transpose(0, *(1 + axis for axis in order))))
 
 
-def _flat(lists: pa.Array, name: str, where: str, first: int, width: int) -> tuple[pa.Array, int]:
-    """Values of equally long lists, and how many each list has; `width` lists make a row."""
+def _flat(lists: pa.Array, name: str, where: str, first: int, width: int, total: int) -> tuple[pa.Array, int]:
+    """Values of equally long lists, and how many each list has; `width` lists make a row of `total` values."""
+    if lists.null_count:
+        rows = np.unique(np.flatnonzero(lists.is_null()) // width)
+        refuse_rows(rows, lambda _: "an inner list is null", name, where, first)
     if pa.types.is_fixed_size_list(lists.type):
         return lists.flatten(), lists.type.list_size
-    if lists.null_count:
-        at = int(pc.index(pc.is_null(lists), True).as_py())
-        raise RaeflowError(f"{where}column {name!r}, row {first + at // width}: an inner list is null")
-    offsets = lists.offsets.to_numpy()
-    sizes = np.diff(offsets)
+    sizes = np.diff(lists.offsets.to_numpy())
     size = int(sizes[0])
     if (sizes != size).any():
-        at = int(np.argmax(sizes != size))
-        raise RaeflowError(
-            f"{where}column {name!r}, row {first + at // width}: ragged lists: {sizes[at]} values here, {size} in row {first}"
-        )
+        # The innermost lists must fill the row; of others the usual length is taken for the right one.
+        size = int(np.bincount(sizes).argmax()) if is_list(lists.type.value_type) or total % width else total // width
+        bad = np.flatnonzero(sizes != size)
+        rows, at = np.unique(bad // width, return_index=True)
+        refuse_rows(rows, lambda i: f"ragged lists: {sizes[bad[at[i]]]} values here, {size} in a sound row", name, where, first)
     return lists.flatten(), size
 
 
@@ -236,14 +241,17 @@ def _refuse_not_finite(rows: Tensor, columns: list[pa.ChunkedArray], spec: RowSp
     bad = np.isinf(flat) if spec.held else ~np.isfinite(flat)
     if not bad.any():
         return
-    row, entry = (int(i) for i in np.argwhere(bad)[0])
-    each = spec.kind in ("columns", "mixed")
-    at = bisect_right(spec.places, entry) - 1 if spec.fields else entry
-    name = spec.columns[at] if each else spec.columns[0]
-    value: Any = columns[at][row].as_py() if each else float(flat[row, entry])
-    place = f"{where}column {name!r}, row {first + row}" + ("" if each else f", entry {_index(entry, spec.shape)}")
-    fits = isinstance(value, (int, float)) and not math.isfinite(value)
-    raise RaeflowError(f"{place}: value {value!r} {'is not finite' if fits else 'does not fit into float32'}")
+    each, sentence, faults = spec.kind in ("columns", "mixed"), "", {}
+    for row, entry in zip(np.flatnonzero(bad.any(1)).tolist(), bad.argmax(1)[bad.any(1)].tolist(), strict=True):
+        at = bisect_right(spec.places, entry) - 1 if spec.fields else entry
+        name = spec.columns[at] if each else spec.columns[0]
+        value: Any = columns[at][row].as_py() if each else float(flat[row, entry])
+        odd = isinstance(value, (int, float)) and not math.isfinite(value)
+        says = f"value {value!r} {'is not finite' if odd else 'does not fit into float32'}"
+        index = _index(entry, spec.shape) if not each else ""
+        faults[first + row] = f"column {name!r}: {says if each else f'value {index} is {value!r}'}"
+        sentence = sentence or f"{where}column {name!r}, row {first + row}{'' if each else f', entry {index}'}: {says}"
+    raise RowError(sentence, faults)
 
 
 def _index(entry: int, shape: Shape) -> str:

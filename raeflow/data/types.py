@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
-import pyarrow.compute as pc
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
-from raeflow.errors import RaeflowError
+import numpy as np
+import pyarrow as pa
+
+from raeflow.errors import RowError
 
 
 def is_number(kind: pa.DataType) -> bool:
@@ -23,5 +26,13 @@ def is_list(kind: pa.DataType) -> bool:
 def refuse_nulls(column: pa.ChunkedArray | pa.Array, name: str, where: str, first: int) -> None:
     """Refuse a column with a null, naming the first."""
     if column.null_count:
-        at = int(pc.index(pc.is_null(column), True).as_py())
-        raise RaeflowError(f"{where}column {name!r}, row {first + at}: the value is null, one of {column.null_count} in {len(column)} rows")
+        more = f", one of {column.null_count} in {len(column)} rows"
+        refuse_rows(np.flatnonzero(column.is_null()), lambda _: "the value is null", name, where, first, more)
+
+
+def refuse_rows(
+    rows: Sequence[int] | np.ndarray[Any, np.dtype[np.int64]], says: Callable[[int], str], name: str, where: str, first: int, more: str = ""
+) -> NoReturn:
+    """Refuse rows (numbered from 0) of a column; `says(i)` is what is wrong with `rows[i]`, `more` only for who reads the first of them."""
+    faults = {first + int(row): f"column {name!r}: {says(i)}" for i, row in enumerate(rows)}
+    raise RowError(f"{where}column {name!r}, row {first + int(rows[0])}: {says(0)}{more}", faults)

@@ -62,7 +62,7 @@ def _made_from(path: str) -> str:
 
 
 def committed(fragment: Fragment) -> dict[str, Any] | None:
-    """Statistics of a fragment whose output is whole and was made from the same; None otherwise."""
+    """Statistics of a fragment whose output is whole, was made from the same and has no bad row to refuse; None otherwise."""
     try:
         metadata = read_footer(fragment.out).metadata
     except RaeflowError:
@@ -72,6 +72,6 @@ def committed(fragment: Fragment) -> dict[str, Any] | None:
         return None
     record = json.loads(stamp)
     statistics = record.pop("statistics", {})
-    if record != json.loads(fragment.stamp) or metadata.num_rows != fragment.rows:
+    if record != json.loads(fragment.stamp) or metadata.num_rows != fragment.rows or (fragment.refuse and statistics["bad"]):
         return None
     return {**statistics, "input": fragment.piece.uri, "output": fragment.out.uri}

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from raeflow.data.faults import Sifted, sift
 from raeflow.data.files import ARROW_ERRORS, Piece, named, reason
-from raeflow.data.tensors import to_tensor
+from raeflow.data.fixed import leaves, nulled, plain_metadata, restored
 from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
 
-ADDED = pa.schema(
-    [("anomaly_score", pa.float32()), ("is_anomaly", pa.bool_()), ("threshold", pa.float64()), ("detector", pa.string())]
-)  # fmt: skip
-"""Columns that scoring adds; `is_anomaly` is `anomaly_score > threshold`, `detector` is its id."""
+ADDED = pa.schema([
+    ("anomaly_score", pa.float32()), ("is_anomaly", pa.bool_()), ("threshold", pa.float64()), ("detector", pa.string()),
+    ("problem", pa.string()),
+])  # fmt: skip
+"""Columns that scoring adds; `is_anomaly` is `anomaly_score > threshold`, `detector` is its id. A bad row has neither score
+nor flag but a `problem`, which is null for sound rows."""
 STAMP = b"raeflow.scored"
 """Key in a footer under which an output says what it was made from."""
+LISTED = 5
+"""Bad rows that a message names."""
 _OBJECT_STORES = ("s3", "gcs", "abfs")  # they have no folders to make
 _ENCODINGS = ("BYTE_STREAM_SPLIT", "DELTA_BINARY_PACKED", "DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY")
 _WIDTHS = {"INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8}
@@ -48,6 +56,17 @@ class Fragment:
     """How many folders below the output folder `out` lies."""
     stamp: str
     """What decides the output, as JSON: detector, input, row groups, columns."""
+    refuse: bool = False
+    """Whether a bad row keeps the fragment from being committed."""
+
+
+class BadRowsError(RaeflowError):
+    """A fragment that is not committed because of its bad rows."""
+
+    def __init__(self, message: str, count: int = 0, listed: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.count, self.listed = count, list(listed)
+        """How many there are, and the first of them: file, row, problem."""
 
 
 class Stopped(Exception):  # noqa: N818
@@ -57,9 +76,10 @@ class Stopped(Exception):  # noqa: N818
 def score_fragment(detector: Detector, fragment: Fragment, stopped: Callable[[], bool] | None = None) -> dict[str, Any]:
     """Read, score, write and commit one fragment.
 
-    Returns statistics: rows, alerts, started and ended (seconds since the epoch), input, output. Where
-    `stopped` says so the work ends between two chunks with nothing committed. Raises RaeflowError with
-    file and row for what cannot be read, scored or written.
+    Returns statistics: rows, alerts, bad (rows), first_bad (its row and problem, or nothing), started and
+    ended (seconds since the epoch), input, output. Where `stopped` says so the work ends between two
+    chunks with nothing committed. Raises RaeflowError with file and row groups for what cannot be read,
+    scored or written, BadRowsError for bad rows where the fragment is to `refuse` them.
     """
     started, out = time.time(), fragment.out
     at = PurePosixPath(out.path)
@@ -87,33 +107,69 @@ def _discard(filesystem: fs.FileSystem, path: str) -> None:
         return
 
 
-def _write(detector: Detector, fragment: Fragment, sink: Any, stopped: Callable[[], bool] | None) -> dict[str, int]:
-    """All rows of a fragment, chunk by chunk; their number and that of alerts."""
-    piece, rows, alerts = fragment.piece, 0, 0
+def _write(detector: Detector, fragment: Fragment, sink: Any, stopped: Callable[[], bool] | None) -> dict[str, Any]:
+    """All rows of a fragment, chunk by chunk; their number, that of alerts and of bad rows."""
+    piece, rows, alerts, bad = fragment.piece, 0, 0, 0
+    listed: list[str] = []
     # Near files are read in small pieces, so that even a huge row group needs little memory; of far ones every
     # request costs, so a fragment is fetched in few.
     near = isinstance(piece.filesystem, fs.LocalFileSystem)
     ways: dict[str, Any] = {"buffer_size": 1 << 20, "pre_buffer": False} if near else {"pre_buffer": True}
-    with piece.filesystem.open_input_file(piece.path) as file, pq.ParquetFile(file, **ways) as parquet:
+    with piece.filesystem.open_input_file(piece.path) as file, pq.ParquetFile(file, **ways) as parquet, ExitStack() as inner:
         own = parquet.schema_arrow
-        schema = pa.schema([*(own.field(name) for name in fragment.columns), *ADDED], own.metadata)
         read = list(dict.fromkeys((*fragment.columns, *detector.spec.columns)))
+        source, loose = parquet, nulled(parquet.metadata, own, fragment.groups, read)
+        if loose:
+            source = inner.enter_context(pq.ParquetFile(file, metadata=plain_metadata(file), **ways))
+        # Lists that are null are written without a fixed size, or no reader of Arrow could read the output.
+        kept = [source.schema_arrow.field(name) if name in loose else own.field(name) for name in fragment.columns]
+        schema = pa.schema([*kept, *ADDED], own.metadata)
         with pq.ParquetWriter(sink, schema, **writing(parquet.metadata, own, schema, fragment)) as writer:
-            for chunk in _chunks(parquet, fragment, read):
+            for stored in _chunks(source, fragment, read):
                 if stopped is not None and stopped():
                     raise Stopped
-                scores = detector.score(to_tensor(chunk, detector.spec, piece.uri, fragment.first + rows))
-                flags = detector.flags(scores)
-                constants = zip((detector.threshold.value, detector.id), ADDED.types[2:], strict=True)
-                added = [pa.array(scores), pa.array(flags), *(pa.repeat(pa.scalar(c, kind), len(scores)) for c, kind in constants)]
-                kept = [chunk.column(name) for name in fragment.columns]
-                writer.write_table(pa.table([*kept, *added], schema=schema), row_group_size=len(scores))
-                rows, alerts = rows + len(scores), alerts + int(flags.sum())
+                chunk = restored(stored, own) if loose else stored
+                sifted = sift(chunk, detector.spec, f"{piece.uri}, {named(fragment.groups)}")
+                at, few = fragment.first + rows, itertools.islice(sifted.problems.items(), LISTED - len(listed))
+                listed += [f"row {at + row}: {problem}" for row, problem in few]
+                rows, bad = rows + chunk.num_rows, bad + len(sifted.problems)
+                if bad and fragment.refuse:
+                    continue  # to find the others
+                added, count = _added(detector, sifted, chunk.num_rows)
+                columns = [stored.column(name) if name in loose else chunk.column(name) for name in fragment.columns]
+                writer.write_table(pa.table([*columns, *added], schema=schema), row_group_size=chunk.num_rows)
+                alerts += count
             if rows != fragment.rows:
-                raise RaeflowError(f"{piece.uri}: {rows} rows where {fragment.rows} were expected: it changed while it was read")
-            statistics = {"rows": rows, "alerts": alerts}
+                raise RaeflowError(f"{piece.uri}: {rows} rows where its footer tells of {fragment.rows}: it changed while it was read")
+            if bad and fragment.refuse:
+                named_rows = [f"{piece.uri}, {row}" for row in listed]
+                raise BadRowsError(f"{named_rows[0]}, one of {bad} bad rows", bad, named_rows)
+            statistics = {"rows": rows, "alerts": alerts, "bad": bad, "first_bad": listed[0] if listed else ""}
             writer.add_key_value_metadata({STAMP: json.dumps({**json.loads(fragment.stamp), "statistics": statistics})})
     return statistics
+
+
+def _added(detector: Detector, sifted: Sifted, count: int) -> tuple[list[pa.Array], int]:
+    """What scoring adds to a chunk of `count` rows, in the order of `ADDED`, and how many alerts are in it."""
+    scores = detector.score(sifted.rows)
+    flags = detector.flags(scores)
+    alerts, missing = int(flags.sum()), None
+    problems = pa.nulls(count, pa.string())
+    if sifted.good is not None:
+        missing = np.ones(count, np.bool_)
+        missing[sifted.good] = False
+        scores, flags = (_spread(values, sifted.good, count) for values in (scores, flags))
+        problems = pa.array([sifted.problems.get(row) for row in range(count)], pa.string())
+    constants = zip((detector.threshold.value, detector.id), ADDED.types[2:4], strict=True)
+    repeated = [pa.repeat(pa.scalar(value, kind), count) for value, kind in constants]
+    return [pa.array(scores, mask=missing), pa.array(flags, mask=missing), *repeated, problems], alerts
+
+
+def _spread(values: np.ndarray[Any, Any], places: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
+    """Values at their places among `count`, zeros between them."""
+    spread = np.zeros(count, values.dtype)
+    spread[places] = values
+    return spread
 
 
 def _chunks(parquet: pq.ParquetFile, fragment: Fragment, columns: list[str]) -> Iterator[pa.Table]:
@@ -150,7 +206,7 @@ def writing(metadata: pq.FileMetaData, own: pa.Schema, schema: pa.Schema, fragme
     group = metadata.row_group(fragment.groups[0])
     compression: dict[str, str] = {}
     encodings: dict[str, str] = {}
-    dictionaries = list(ADDED.names[2:])
+    dictionaries = list(ADDED.names[2:])  # said again and again, or not at all
     for path, leaf in zip(paths, kept, strict=False):
         column = group.column(leaf)
         compression[path] = column.compression.replace("UNCOMPRESSED", "NONE")
@@ -166,21 +222,3 @@ def writing(metadata: pq.FileMetaData, own: pa.Schema, schema: pa.Schema, fragme
         "compression": compression, "column_encoding": encodings or None, "use_dictionary": dictionaries,
         "write_statistics": [path for path in paths if path in flat],
     }  # fmt: skip
-
-
-def leaves(schema: pa.Schema) -> dict[str, range]:
-    """Numbers of the stored columns that make up each top-level column (the last one of a name that comes twice)."""
-    spans, at = {}, 0
-    for field in schema:
-        width = _leaf_count(field.type)
-        spans[field.name] = range(at, at + width)
-        at += width
-    return spans
-
-
-def _leaf_count(kind: pa.DataType) -> int:
-    if isinstance(kind, pa.BaseExtensionType):
-        kind = kind.storage_type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return sum(_leaf_count(kind.field(i).type) for i in range(kind.num_fields)) if pa.types.is_nested(kind) else 1

@@ -15,8 +15,9 @@ import torch
 
 from raeflow.detector import Detector
 from raeflow.scoring.committed import prepare
-from raeflow.scoring.fragment import Fragment, score_fragment
+from raeflow.scoring.fragment import Fragment
 from raeflow.scoring.planning import plan
+from raeflow.scoring.settling import MOST_BAD, attempt, check_rules, settle
 
 MOST_THREADS = 16  # each has a chunk in memory
 Say = Callable[[str], None]
@@ -36,11 +37,13 @@ class Summary:
     out: str
     rate: float = 0.0
     """Rows a second of this run, from the start of its first fragment to the end of its last; 0 where all were skipped."""
+    bad: int = 0
+    """Rows that could not be scored and are flagged with their problem."""
 
 
 def score(
     detector: Detector, sources: Sequence[str] | str, out: str | Path, columns: Sequence[str] | None = None,
-    progress: Say | None = None, threads: int | None = None,
+    progress: Say | None = None, threads: int | None = None, bad_rows: str = "flag", most_bad: float = MOST_BAD,
 ) -> Summary:  # fmt: skip
     """Score Parquet files into Parquet files below `out`, in this process.
 
@@ -48,35 +51,39 @@ def score(
         detector: what scores; rows are scored on its device.
         sources: paths, folders, globs or URIs of Parquet.
         out: folder or URI; outputs are named after their inputs and row groups.
-        columns: input columns to keep beside the four that are added; None keeps all.
+        columns: input columns to keep beside the five that are added; None keeps all.
         progress: called with a line every few seconds.
         threads: fragments at a time, each with its share of torch's threads; None: as many as torch has threads.
+        bad_rows: `flag` gives rows that cannot be scored a problem instead of a score; `refuse` commits no fragment with such a row.
+        most_bad: share of bad rows above which a run that flags them fails after all.
 
     Raises RaeflowError, in one sentence, for what is wrong with the input before anything is written, and
-    for rows that cannot be scored when they are met; committed fragments stay.
+    at the end, when all other fragments are committed, for what could not be scored.
     """
     start = time.perf_counter()
-    fragments = plan(detector, sources, out, columns)
+    check_rules(bad_rows, most_bad)
+    fragments = plan(detector, sources, out, columns, bad_rows)
     done, todo = prepare(fragments)
     report = Progress(fragments, done, progress)
     fresh = []
     for statistics in _run(detector, todo, threads or min(torch.get_num_threads(), MOST_THREADS)):
         fresh.append(statistics)
         report(statistics)
+    settle([*done, *fresh], out, most_bad)
     return summarise(done, fresh, time.perf_counter() - start, out)
 
 
 def _run(detector: Detector, todo: Sequence[Fragment], threads: int) -> Iterator[dict[str, Any]]:
-    """Score fragments side by side: reading, arithmetic and writing all release the interpreter's lock."""
+    """Results of fragments, scored side by side: reading, arithmetic and writing all release the interpreter's lock."""
     workers = min(threads, len(todo))
     if workers <= 1:
-        yield from (score_fragment(detector, fragment) for fragment in todo)
+        yield from (attempt(detector, fragment) for fragment in todo)
         return
     before, stop = torch.get_num_threads(), threading.Event()
     # n fragments with a thread each beat one fragment with n: nobody waits for the slowest at every layer.
     pool = ThreadPoolExecutor(workers, "score", torch.set_num_threads, (max(1, before // workers),))
     try:
-        futures = [pool.submit(score_fragment, detector, fragment, stop.is_set) for fragment in todo]
+        futures = [pool.submit(attempt, detector, fragment, stop.is_set) for fragment in todo]
         for future in as_completed(futures):
             yield future.result()
     finally:
@@ -100,6 +107,8 @@ class Progress:
         """Count one fragment."""
         self.count, self.rows, self.fresh = self.count + 1, self.rows + statistics["rows"], self.fresh + statistics["rows"]
         self.start, now = min(self.start, statistics["started"]), time.monotonic()
+        if self.say is not None and statistics["error"]:
+            self.say(f"not committed: {statistics['error']}")
         if self.say is None or (now - self.last < 2 and self.count < self.fragments):
             return
         self.last = now
@@ -115,7 +124,7 @@ def summarise(done: Sequence[dict[str, Any]], fresh: Sequence[dict[str, Any]], s
         spent = max(s["ended"] for s in fresh) - min(s["started"] for s in fresh)
         rate = _total(fresh, "rows") / max(spent, 1e-9)
     every = [*done, *fresh]
-    return Summary(_total(every, "rows"), _total(every, "alerts"), len(every), len(done), seconds, str(out), rate)
+    return Summary(_total(every, "rows"), _total(every, "alerts"), len(every), len(done), seconds, str(out), rate, _total(every, "bad"))
 
 
 def _total(results: Iterable[dict[str, Any]], name: str) -> int:

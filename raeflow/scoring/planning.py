@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -16,12 +17,13 @@ from pyarrow import fs
 
 from raeflow.data.columns import fits
 from raeflow.data.files import ARROW_ERRORS, Footer, Piece, expand, read_footers, reason
+from raeflow.data.fixed import fixed_size, leaves
 from raeflow.data.rows import RowSpec
 from raeflow.data.schema import is_image
 from raeflow.data.types import is_list, is_number
 from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
-from raeflow.scoring.fragment import ADDED, STAMP, Fragment, leaves
+from raeflow.scoring.fragment import ADDED, STAMP, Fragment
 
 FRAGMENT_ROWS, FRAGMENT_BYTES = 1 << 17, 256 << 20
 """Row groups are put together up to so many rows and decoded bytes; one that is larger is a fragment by itself."""
@@ -30,12 +32,16 @@ CHUNK_ROWS, CHUNK_BYTES = 1 << 16, 16 << 20
 _SIGNS = re.compile(r"[*?\[]")
 
 
-def plan(detector: Detector, sources: Sequence[str] | str, out: str | Path, columns: Sequence[str] | None = None) -> list[Fragment]:
+def plan(
+    detector: Detector, sources: Sequence[str] | str, out: str | Path, columns: Sequence[str] | None = None, bad_rows: str = "flag"
+) -> list[Fragment]:
     """Fragments to score, in the order of `sources`; reads footers only and writes nothing.
 
-    Raises RaeflowError for missing columns, wrong types, nulls or lengths that footers tell of, a column
-    that would be there twice, an output folder among the inputs, and where there is no row at all.
+    Raises RaeflowError for missing columns, wrong types, a column that would be there twice, an output folder
+    among the inputs, and where there is no row at all; where `bad_rows` is `refuse`, also for nulls and lengths
+    that footers tell of.
     """
+    refuse = bad_rows == "refuse"
     listed = [str(s) for s in ([sources] if isinstance(sources, (str, Path)) else sources)]
     base = place(str(out))
     pieces = expand(listed)
@@ -44,9 +50,9 @@ def plan(detector: Detector, sources: Sequence[str] | str, out: str | Path, colu
         columns = [columns]
     fragments: list[Fragment] = []
     for footer, changed in zip(read_footers(pieces), _changed(pieces), strict=True):
-        kept = _kept(footer, detector.spec, columns)
+        kept = _kept(footer, detector.spec, columns, refuse)
         if footer.metadata.num_rows:
-            fragments += _cut(footer, detector, kept, columns is None, changed, base)
+            fragments += (replace(f, refuse=refuse) for f in _cut(footer, detector, kept, columns is None, changed, base))
     if not fragments:
         raise RaeflowError(f"{', '.join(listed)}: there are no rows to score")
     return fragments
@@ -91,7 +97,7 @@ def _changed(pieces: Sequence[Piece]) -> list[int | None]:
         return list(pool.map(lambda piece: piece.filesystem.get_file_info(piece.path).mtime_ns, pieces))
 
 
-def _kept(footer: Footer, spec: RowSpec, columns: Sequence[str] | None) -> tuple[str, ...]:
+def _kept(footer: Footer, spec: RowSpec, columns: Sequence[str] | None, refuse: bool) -> tuple[str, ...]:
     """Names of the columns of one file to keep; the file is checked."""
     names, uri = list(footer.schema.names), footer.piece.uri
     spans = leaves(footer.schema)
@@ -102,7 +108,7 @@ def _kept(footer: Footer, spec: RowSpec, columns: Sequence[str] | None) -> tuple
             raise RaeflowError(f"{uri}: {count or 'no'} column{'s' * (count > 0)} named {name!r}; columns are {have}")
     for name in spec.columns:
         _check_type(footer, spec, name)
-        if len(spans[name]) == 1:
+        if refuse and len(spans[name]) == 1:
             _check_counts(footer.metadata, spec, name, spans[name][0], uri)
     kept = tuple(name for name in names if columns is None or name in columns)
     for name in kept:
@@ -129,10 +135,13 @@ def _check_type(footer: Footer, spec: RowSpec, name: str) -> None:
     if not {"columns": is_number, "list": is_list, "image": is_image}[spec.kind](plain):
         wanted = {"columns": "numbers", "list": f"lists of {math.prod(spec.shape)} numbers", "image": "encoded images"}[spec.kind]
         raise RaeflowError(f"{footer.piece.uri}: column {name!r} holds {kind}, this detector takes {wanted}")
+    if spec.kind == "list" and fixed_size(plain) not in (None, math.prod(spec.shape)):
+        size = math.prod(spec.shape)
+        raise RaeflowError(f"{footer.piece.uri}: column {name!r} holds {kind}, this detector takes lists of {size} numbers")
 
 
 def _check_counts(metadata: pq.FileMetaData, spec: RowSpec, name: str, leaf: int, uri: str) -> None:
-    """Refuse nulls and lists of another length as far as the footer tells of them."""
+    """Refuse null images and lists of another length as far as the footer tells of them."""
     for group in range(metadata.num_row_groups):
         own = metadata.row_group(group)
         column, where = own.column(leaf), f"{uri}, row group {group}: column {name!r} holds"
@@ -153,7 +162,7 @@ def _cut(footer: Footer, detector: Detector, kept: tuple[str, ...], everything: 
     a_row = max(sum(volumes) // sum(sizes), math.prod(spec.stored) * (1 if spec.dtype == "uint8" else 4), 1)
     most = max(1, min(CHUNK_ROWS, CHUNK_BYTES // a_row))
     made_from = {
-        "format": 1, "detector": detector.id, "input": piece.uri, "digest": footer.digest, "changed": changed,
+        "format": 2, "detector": detector.id, "input": piece.uri, "digest": footer.digest, "changed": changed,
         "columns": "all" if everything else list(kept),
     }  # fmt: skip
     folders = _partitions(piece.path)
