@@ -33,6 +33,7 @@ from raeflow import checkpoint, variants
 from raeflow.calibration import Moments, Threshold, calibrate, combine, log_moments
 from raeflow.data.rows import RowSpec, Splits
 from raeflow.data.scaling import Scaling
+from raeflow.data.splits import row_keys
 from raeflow.devices import resolve_device, score_batch
 from raeflow.errors import RaeflowError
 from raeflow.stored import FORMAT, WEIGHTS, brief, read
@@ -128,7 +129,7 @@ class Detector:
             "study": study, "data": splits.fingerprint, "epochs": [f.best_epoch for f in fitted],
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }  # fmt: skip
-        threshold = calibrate(_scores(graph, splits.calibrate.x), calibration)
+        threshold = calibrate(_scores(graph, splits.calibrate.x), calibration, row_keys(splits.calibrate.x))
         return cls(splits.spec, scaling, members, models, threshold, lineage)
 
     @functools.cached_property

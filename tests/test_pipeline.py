@@ -4,7 +4,9 @@ import dataclasses
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 from raeflow import Calibration, Data, Detector, RaeflowError, Search, Study, Training, cli, pipeline, run
@@ -107,6 +109,24 @@ def test_published_values_train_without_a_search(tmp_path):
     assert fitted.variant == "vae"
     assert len(fitted.history) == 2
     session.tracker.finish("FINISHED")
+
+
+def test_rows_that_repeat_are_told_when_the_threshold_is_set(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(400, 3)).astype("float32")
+    pq.write_table(pa.table(dict(zip("abc", np.repeat(rows, 20, axis=0).T, strict=True))), tmp_path / "rows.parquet")
+    lines = []
+    study = STUDY.but(
+        home=str(tmp_path / "runs"), data=Data(tmp_path / "rows.parquet"), training=Training(epochs=1),
+        calibration=Calibration(method="quantile", quantile=0.99),
+    )  # fmt: skip
+    session = pipeline.Session(study, say=lines.append)
+    detector = session.calibrate(session.train("vae"))
+    session.tracker.finish("FINISHED")
+    rows, distinct = len(session.splits.calibrate), detector.threshold.distinct
+    assert distinct * 20 == rows
+    assert any(f"calibrate rows: {rows:,}, of which {distinct} differ" in line for line in lines)
+    assert any("cannot keep the quantile 0.99" in line for line in lines) == (distinct < 99)
+    assert Detector.load(tmp_path / "runs" / "digits" / "detector").threshold == detector.threshold
 
 
 def test_calibrating_before_training_is_refused(tmp_path):
