@@ -136,7 +136,9 @@ class Session:
         """Search variants and hyperparameters; trials come back best first."""
         from raeflow.cluster.search import search
 
-        self.say(f"searching {', '.join(self.study.variants)}: {self.study.search.trials} trials, judged by {self.study.search.selection}")
+        s = self.study.search
+        within = "" if s.minutes is None else f" within {s.minutes:g} min"
+        self.say(f"searching {', '.join(self.study.variants)}: {s.trials} trials{within}, judged by {s.selection}")
         trials = search(self.study, self.splits, on_trial=self.tracker.trial, progress=self.say, resume=not self.fresh)
         write_json(self.folder / "trials.json", [dataclasses.asdict(t) for t in trials])
         return trials

@@ -45,6 +45,8 @@ def test_a_study_ends_with_a_detector_that_finds_the_held_out_digit(outcome, sai
     assert "IsolationForest" in outcome.table
     assert outcome.report.stat().st_size > 10_000
     assert any(line.startswith("trial 3/3") for line in said)
+    kinds = [line.split()[0] for line in said]
+    assert kinds.index("searching") < kinds.index("expect") < kinds.index("trial")
 
 
 @pytest.mark.ray
@@ -156,6 +158,6 @@ def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, change
 
 
 def test_the_part_that_trials_depend_on_is_the_studys_identity():
-    more = dataclasses.replace(STUDY, search=dataclasses.replace(STUDY.search, trials=30, slots=2), committee=3)
+    more = dataclasses.replace(STUDY, search=dataclasses.replace(STUDY.search, trials=30, slots=2, minutes=5), committee=3)
     assert pipeline.identity(STUDY) == pipeline.identity(more)
     assert pipeline.identity(STUDY) != pipeline.identity(STUDY.but(seed=1))
