@@ -25,12 +25,10 @@ def program(name: str) -> str:
     return name if _found(name, own) else shlex.quote(_short(own))
 
 
-def with_programs() -> str:
-    """What to put before a command that starts programs of this environment by their names: empty, or `PATH=...:"$PATH" `."""
-    own = _script("mlflow") or _script("python")
-    if own is None or (_found("mlflow", own) and _found("python", own.with_name("python"))):
-        return ""
-    return f'PATH={shlex.quote(str(own.parent))}:"$PATH" '
+def finding(name: str) -> str:
+    """What to put before a command that itself starts this program by its name: nothing, or `PATH=...:"$PATH" `."""
+    own = _script(name)
+    return "" if own is None or _found(name, own) else f'PATH={shlex.quote(str(own.parent))}:"$PATH" '
 
 
 def _script(name: str) -> Path | None:

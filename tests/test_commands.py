@@ -48,16 +48,17 @@ def environment(folder: Path, *names: str) -> Path:
 
 
 def test_a_program_is_named_as_the_shell_finds_it(tmp_path, monkeypatch):
-    own = environment(tmp_path / ".venv" / "bin", "python", "raeflow", "mlflow")
+    own = environment(tmp_path / ".venv" / "bin", "python", "raeflow", "mlflow", "uvicorn")
     monkeypatch.setattr(sys, "executable", str(own / "python"))
     monkeypatch.setattr(sys, "argv", ["pytest"])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", BARE)
     assert commands.program("raeflow") == ".venv/bin/raeflow"
     assert commands.program("python") == ".venv/bin/python"
+    assert commands.finding("uvicorn") == f'PATH={own}:"$PATH" '
     monkeypatch.setenv("PATH", f"{own}{os.pathsep}{BARE}")
     assert [commands.program(name) for name in ("raeflow", "mlflow", "python")] == ["raeflow", "mlflow", "python"]
-    assert commands.with_programs() == ""
+    assert commands.finding("uvicorn") == ""
     monkeypatch.setenv("PATH", f"{environment(tmp_path / 'other', 'raeflow', 'python')}{os.pathsep}{BARE}")
     assert commands.program("raeflow") == ".venv/bin/raeflow", "another environment's raeflow is not this one's"
     monkeypatch.chdir(own)
@@ -89,7 +90,7 @@ def test_a_program_that_was_never_installed_is_run_as_a_module(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", BARE)
     assert commands.program("raeflow") == "'my env/bin/python' -m raeflow.cli"
-    assert commands.with_programs() == f"PATH='{own}':\"$PATH\" "
+    assert commands.finding("uvicorn") == "", "there is none to lead to"
 
 
 def test_the_next_verb_keeps_the_options_that_make_the_study(monkeypatch):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from raeflow import checkpoint
-from raeflow.commands import program, with_programs
+from raeflow.commands import finding, program
 from raeflow.report import examples, judge, markup, plots
 from raeflow.report.terminal import chosen_text, hyper_text, leaders, number, value_text, varied
 from raeflow.stored import load_fitted
@@ -300,7 +300,7 @@ def _next(study: Study, detector: Detector) -> str:
 {program("python")} -c {shlex.quote(python)}
 
 {see}# serve the detector over HTTP
-{with_programs()}MLFLOW_TRACKING_URI={tracking} \\
+{finding("uvicorn")}MLFLOW_TRACKING_URI={tracking} \\
   {program("mlflow")} models serve -m models:/{study.name}@champion --env-manager local --port 5001"""
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     foot = f"Written {made} by raeflow {metadata.version('raeflow')}; detector {detector.id}, seed {study.seed}."
