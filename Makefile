@@ -9,6 +9,8 @@ export RAEFLOW_DATA ?= $(abspath $(wildcard ../shared/data))
 
 quickstart: $(VENV)/.installed
 	$(BIN)/raeflow study quickstart
+	@echo
+	@echo "activate  . $(BIN)/activate    (then raeflow and mlflow run by their names)"
 
 test: $(VENV)/.tested lint
 	$(BIN)/python -m pytest

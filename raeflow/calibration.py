@@ -1,6 +1,9 @@
 """Held-out scores of normal rows to an alarm threshold, and scores of several models to one.
 
 Scores (N,) are higher for stranger rows; a row is flagged where its score exceeds the threshold.
+
+Rows that are equal fall in one split together, so a thousand copies of a row are one draw, not a thousand.
+Where rows repeat, the alert rate is told with as many draws as the different rows are worth (`_Draws`).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from raeflow.data.splits import Keys
 from raeflow.errors import RaeflowError
 from raeflow.study import Calibration
 
@@ -48,10 +52,12 @@ class Threshold:
     alert_low: float
     alert_high: float
     """Its 95 % interval."""
+    distinct: int | None = None
+    """Different rows of the calibrate split; None where nobody counted them."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON; what nobody counted is left out, so that a detector from before there was a count keeps its id."""
+        return {name: value for name, value in asdict(self).items() if name != "distinct" or value is not None}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Threshold:
@@ -59,8 +65,10 @@ class Threshold:
         return cls(**values)
 
 
-def calibrate(chunks: Iterable[Tensor], calibration: Calibration) -> Threshold:
+def calibrate(chunks: Iterable[Tensor], calibration: Calibration, keys: Keys | None = None) -> Threshold:
     """Scores (n,) of the calibrate split, chunk by chunk, to a threshold.
+
+    `keys` (n,) are equal where rows are (`raeflow.data.splits.row_keys`); without them all rows count as different.
 
     mean_std (k = 1 as in the source) and median_mad: the alert rate is the share of calibrate rows
     above the threshold, with the exact interval of Clopper and Pearson (1934).
@@ -71,11 +79,18 @@ def calibrate(chunks: Iterable[Tensor], calibration: Calibration) -> Threshold:
     average over calibrate splits. Given one split, the share that does is Beta(n + 1 - r, r)
     distributed for rank r, which gives the interval.
 
+    Where rows repeat, the interval is that of Clopper and Pearson for as many rows as the different ones are
+    worth, and the quantile's rank leaves room for one more row that is as frequent as these: the rate then holds
+    over the draws that split the data. Where even the highest score cannot keep the quantile asked for, it is the
+    threshold, and `alert_rate` says what it keeps.
+
     With per='batch' the losses are means over `batch_size` consecutive rows, the last batch as it
     comes, as a data loader gives them; the alert rate stays that of single rows.
 
-    Memory: 4 bytes a row. Raises RaeflowError on scores that are not finite, on fewer than two losses,
-    and on too few rows for the quantile asked for.
+    Memory: 4 bytes a row, and where keys are given some 40 more.
+
+    Raises RaeflowError on scores that are not finite, on fewer than two losses, and on too few rows for the
+    quantile asked for.
     """
     rows = _collect(chunks)
     losses = rows if calibration.per == "row" else _batch_means(rows, calibration.batch_size)
@@ -85,6 +100,8 @@ def calibrate(chunks: Iterable[Tensor], calibration: Calibration) -> Threshold:
             f"{'rows' if calibration.per == 'row' else f'batches of {calibration.batch_size} rows'}, a threshold needs at least 2"
         )
     mean, std = moments(losses)
+    draws = None if keys is None else _Draws(keys)
+    repeated = draws is not None and draws.distinct < len(rows)
     rank = 0
     if calibration.method == "mean_std":
         value = mean + calibration.k * std
@@ -93,14 +110,19 @@ def calibrate(chunks: Iterable[Tensor], calibration: Calibration) -> Threshold:
         value = middle + calibration.k * float(np.median(np.abs(losses - np.float32(middle))))
     else:
         rank = _conformal_rank(len(losses), calibration.quantile)
+        if draws is not None and repeated and calibration.per == "row":
+            rank = draws.rank(calibration.quantile)
         value = float(np.partition(losses, rank - 1)[rank - 1])
-    if calibration.method == "quantile" and calibration.per == "row":
+    conformal = calibration.method == "quantile" and calibration.per == "row"
+    if draws is not None and repeated:
+        rate, low, high = draws.rate(rows > value, conformal)
+    elif conformal:
         rate, low, high = _conformal_rate(len(rows), rank)
     else:
         rate, low, high = clopper_pearson(int((rows > value).sum()), len(rows))
     return Threshold(
         value, calibration.method, calibration.k, calibration.quantile, calibration.per, calibration.batch_size,
-        len(losses), mean, std, rate, low, high,
+        len(losses), mean, std, rate, low, high, None if draws is None else draws.distinct,
     )  # fmt: skip
 
 
@@ -117,14 +139,60 @@ def moments(values: Scores, size: int = 1 << 20) -> tuple[float, float]:
     return mean, math.sqrt(square / max(count, 1))
 
 
-def clopper_pearson(hits: int, count: int, level: float = LEVEL) -> tuple[float, float, float]:
-    """Rate and exact binomial interval (Clopper and Pearson 1934): never covers less than `level`."""
+def clopper_pearson(hits: float, count: float, level: float = LEVEL) -> tuple[float, float, float]:
+    """Rate and exact binomial interval (Clopper and Pearson 1934): never covers less than `level`.
+
+    Counts may be fractions, as those of an effective sample are.
+    """
     from scipy.stats import beta
 
     tail = (1 - level) / 2
     low = float(beta.ppf(tail, hits, count - hits + 1)) if hits else 0.0
     high = float(beta.ppf(1 - tail, hits + 1, count - hits)) if hits < count else 1.0
     return hits / count, low, high
+
+
+class _Draws:
+    """Rows of which equal ones were drawn together, and what a share of them is worth.
+
+    A share of n rows is worth as many independent ones as would estimate it as well: Kish's (1965) size, n^2 over
+    the sum of squared multiplicities, or, where frequent rows are the flagged ones, the size that follows from the
+    share's own variance over the different rows (Korn and Graubard 1998, with their correction by Student's t).
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        _, self.group, copies = np.unique(keys, return_inverse=True, return_counts=True)
+        self.copies = copies.astype(np.float64)
+        self.rows, self.distinct = len(keys), len(copies)
+        self.size = self.rows**2 / float((self.copies**2).sum())
+        """Kish's size: the count of different rows where all are equally frequent."""
+
+    def rank(self, quantile: float) -> int:
+        """Rank among the rows of the conformal threshold; the last where no score is high enough.
+
+        One more row would bring `rows / size` copies of itself, as many as the average row has: of all these a
+        share of `quantile` shall lie at or below the threshold, the new copies above it. Without copies it is
+        ceil((n + 1) q).
+        """
+        return min(self.rows, math.ceil(self.rows * quantile * (1 + 1 / self.size) - 1e-9))
+
+    def rate(self, above: npt.NDArray[np.bool_], conformal: bool) -> tuple[float, float, float]:
+        """Share of rows above the threshold and its interval; `conformal` counts one more draw, which is above."""
+        share = float(above.mean())
+        size = self._worth(above, share)
+        _, low, high = clopper_pearson(share * size, size)
+        return (share * self.size + 1) / (self.size + 1) if conformal else share, low, high
+
+    def _worth(self, above: npt.NDArray[np.bool_], share: float) -> float:
+        from scipy.stats import norm, t
+
+        size = self.size
+        if 0 < share < 1 and self.distinct > 1:
+            off = np.bincount(self.group, above.astype(np.float64), self.distinct) - share * self.copies
+            variance = float((off**2).sum()) / self.rows**2 * self.distinct / (self.distinct - 1)
+            size = min(size, share * (1 - share) / max(variance, 1e-300))
+        tail = (1 + LEVEL) / 2
+        return float(size * (norm.ppf(tail) / t.ppf(tail, max(self.size - 1, 1.0))) ** 2)
 
 
 class Moments(NamedTuple):

@@ -33,6 +33,7 @@ from raeflow import checkpoint, variants
 from raeflow.calibration import Moments, Threshold, calibrate, log_moments
 from raeflow.data.columns import to_table
 from raeflow.data.rows import RowSpec, Splits
+from raeflow.data.splits import stored_keys
 from raeflow.devices import resolve_device, score_batch
 from raeflow.errors import RaeflowError
 from raeflow.graph import FORMAT, Graph, encoded_content, encoded_graph, graph_name, novelty, scores, stored_name
@@ -109,7 +110,8 @@ class Detector:
             "study": study, "data": splits.fingerprint, "epochs": [f.best_epoch for f in fitted],
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }  # fmt: skip
-        threshold = calibrate(scores(graph, splits.calibrate.x), calibration)
+        keys = stored_keys(splits.calibrate.x, splits.spec)
+        threshold = calibrate(scores(graph, splits.calibrate.x), calibration, keys)
         return cls(splits.spec, graph, members, threshold, lineage)
 
     @functools.cached_property

@@ -25,6 +25,7 @@ from raeflow.study import Study, to_json, without_passwords
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from raeflow.calibration import Threshold
     from raeflow.data.rows import Splits
     from raeflow.detector import Detector
     from raeflow.scoring import Summary
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from raeflow.training import Fitted
 
 Say = Callable[[str], None]
+FEW_REPEATS = 0.9
+"""Share of different rows among the calibrate rows up to which a warning is said."""
 
 
 def _say(line: str) -> None:
@@ -154,7 +157,9 @@ class Session:
         """Search variants and hyperparameters; trials come back best first."""
         from raeflow.cluster.search import search
 
-        self.say(f"searching {', '.join(self.study.variants)}: {self.study.search.trials} trials, judged by {self.study.search.selection}")
+        s = self.study.search
+        within = "" if s.minutes is None else f" within {s.minutes:g} min"
+        self.say(f"searching {', '.join(self.study.variants)}: {s.trials} trials{within}, judged by {s.selection}")
         trials = search(self.study, self.splits, on_trial=self.tracker.trial, progress=self.say, resume=not self.fresh)
         write_json(self.folder / "trials.json", [dataclasses.asdict(t) for t in trials])
         return trials
@@ -243,9 +248,22 @@ class Session:
             f"calibrated on {t.count:,} losses: threshold {t.value:.6g} ({t.method}); on normal rows expect "
             f"{t.alert_rate:.2%} alerts ({t.alert_low:.2%} to {t.alert_high:.2%} with 95 % confidence)"
         )
+        self._warn_of_repeats(t)
         values = {k: float(v) for k, v in t.to_json().items() if isinstance(v, (int, float))}
         self.tracker.step("calibrate", to_json(self.study.calibration), values)
         return detector
+
+    def _warn_of_repeats(self, t: Threshold) -> None:
+        """Say where the alert rate rests on far fewer rows than there seem to be."""
+        rows = len(self.splits.calibrate or ())
+        if t.distinct is None or t.distinct > FEW_REPEATS * rows:
+            return
+        self.say(
+            f"warning: calibrate rows: {rows:,}, of which {t.distinct:,} differ; equal rows fall in one split together, "
+            "so the interval counts different rows"
+        )
+        if t.method == "quantile" and t.per == "row" and t.alert_rate > 1 - t.quantile + 1e-9:
+            self.say(f"warning: so few different rows cannot keep the quantile {t.quantile:g}: the threshold is their highest score")
 
     def register(self, detector: Detector) -> str:
         """Log the detector as a model of MLflow, registered under the study's name; its URI."""

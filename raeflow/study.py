@@ -196,6 +196,9 @@ class Search:
 
     trials: int = 24
     """How many models are tried; the first of each variant has the values of its source."""
+    minutes: float | None = None
+    """No new trial starts so many minutes after the search began; those that run then go on to their end, and the first
+    trial always runs. The same command again goes on for as long again, until there are `trials`. None: no limit."""
     epochs: int | None = None
     """Epochs a trial; None takes `Training.epochs`."""
     selection: Literal["synthetic", "validation_loss", "labels", "generation"] = "synthetic"
@@ -217,7 +220,9 @@ class Search:
     """SQLAlchemy URL of Optuna's database; None: a sqlite file in the study's folder."""
 
     def __post_init__(self) -> None:
-        _positive("Search", trials=self.trials, epochs=self.epochs, slots=self.slots, cpus=self.cpus, workers=self.workers)
+        _positive(
+            "Search", trials=self.trials, minutes=self.minutes, epochs=self.epochs, slots=self.slots, cpus=self.cpus, workers=self.workers
+        )
         _one_of("Search", "selection", self.selection, ("synthetic", "validation_loss", "labels", "generation"))
         if self.gpus < 0:
             _refuse(f"Search(gpus={self.gpus!r}): gpus must not be negative")

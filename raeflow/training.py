@@ -155,16 +155,8 @@ class Run:
         counts: dict[str, int] = {}
         raws = self.train.batches(self.size, seed=self.seed, epoch=epoch, rank=self.rank, world=self.world)
         for step, raw in enumerate(raws):
-            batch = self._batch(raw)
-            turns = self.model.turns(batch, (epoch + min(step / steps, 1.0)) / total)
-            while True:
-                with self._autocast():
-                    turn = next(turns, None)
-                if turn is None:
-                    break
-                player, loss = turn
-                self._step(player, loss)
-                sums[player] = sums[player] + loss.detach() if player in sums else loss.detach()
+            for player, loss in self.step(raw, (epoch + min(step / steps, 1.0)) / total):
+                sums[player] = sums[player] + loss if player in sums else loss
                 counts[player] = counts.get(player, 0) + 1
         if not sums:
             raise RaeflowError(f"{self.variant} took no step: {len(self.train)} training rows for batches of {self.size}")
@@ -173,6 +165,18 @@ class Run:
             dist.all_reduce(means)
             means /= self.world
         return dict(zip(sums, means.tolist(), strict=True))
+
+    def step(self, raw: Raw, progress: float) -> Iterator[tuple[str, Tensor]]:
+        """Train on one batch at this share of the whole training; yields each player's name and loss after its turn."""
+        turns = self.model.turns(self._batch(raw), progress)
+        while True:
+            with self._autocast():
+                turn = next(turns, None)
+            if turn is None:
+                return
+            player, loss = turn
+            self._step(player, loss)
+            yield player, loss.detach()
 
     def _step(self, player: str, loss: Tensor) -> None:
         """Gradients of this player's parameters alone, averaged over the workers, then one step of its optimiser."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raeflow import pipeline
+from raeflow.commands import program
 from raeflow.errors import RaeflowError
 from raeflow.study import ROLES, Study, without_passwords
 
@@ -32,9 +33,9 @@ report    {outcome.report}
 detector  {folder / "detector"}  (id {outcome.detector.id}, MLflow {outcome.model_uri})
 scored    {outcome.summary.out}  ({outcome.summary.rows:,} rows, {outcome.summary.alerts:,} alerts, {outcome.summary.bad:,} bad rows)
 search    {folder / "optuna.db"}
-lineage   mlflow ui --backend-store-uri {shlex.quote(tracking)}
+lineage   {program("mlflow")} ui --backend-store-uri {shlex.quote(tracking)}
 
-next      raeflow score {folder / "detector"} NEW.parquet --out scored"""
+next      {_score(folder / "detector")}"""
     )
     return 0
 
@@ -44,7 +45,7 @@ def search(study: Study, _module: Any, arguments: argparse.Namespace) -> int:
     with _session(study, arguments.fresh) as session:
         session.search()
         print(_trial_table(session))
-    print(f"\ntrials    {study.folder / 'trials.json'}\nnext      raeflow train {arguments.study}{_same(arguments)}")
+    print(f"\ntrials    {study.folder / 'trials.json'}\nnext      {_next('train', arguments)}")
     return 0
 
 
@@ -57,7 +58,7 @@ def train(study: Study, _module: Any, arguments: argparse.Namespace) -> int:
             loss = fitted.history[fitted.best_epoch - 1]["validation_loss"]
             place = study.folder / "models" / str(number)
             print(f"{fitted.variant}: validation loss {loss:.6g} at epoch {fitted.best_epoch}, kept in {place}")
-    print(f"\nnext      raeflow calibrate {arguments.study}{_same(arguments)}")
+    print(f"\nnext      {_next('calibrate', arguments)}")
     return 0
 
 
@@ -68,7 +69,7 @@ def calibrate(study: Study, _module: Any, arguments: argparse.Namespace) -> int:
         uri = session.register(detector)
     folder = study.folder / "detector"
     print(f"threshold {detector.threshold.value:.6g}\ndetector  {folder}  (id {detector.id}, MLflow {uri})")
-    print(f"\nnext      raeflow report {arguments.study}{_same(arguments)}\n          raeflow score {folder} NEW.parquet --out scored")
+    print(f"\nnext      {_next('report', arguments)}\n          {_score(folder)}")
     return 0
 
 
@@ -221,7 +222,7 @@ def init(arguments: argparse.Namespace) -> int:
         raise RaeflowError(f"{out} is already there: name another file with --out")
     text = study_text(arguments.source, name, arguments.label)
     pipeline.write_text(out, text)
-    print(f"wrote     {out}\nnext      raeflow study {out}")
+    print(f"wrote     {out}\nnext      {program('raeflow')} study {shlex.quote(str(out))}")
     return 0
 
 
@@ -243,6 +244,12 @@ def _trial_table(session: pipeline.Session) -> str:
     return report.table(session.trials(), None, session.splits, {}, {})
 
 
-def _same(arguments: argparse.Namespace) -> str:
-    """The options with which the next verb means the same study."""
-    return (" --full" if arguments.full else "") + (f" --home {arguments.home}" if arguments.home else "")
+def _next(verb: str, arguments: argparse.Namespace) -> str:
+    """The next verb for the same study, with the options by which it means the same."""
+    words = [arguments.study, *(["--full"] if arguments.full else []), *(["--home", arguments.home] if arguments.home else [])]
+    words += [word for change in arguments.set for word in ("--set", change)]
+    return f"{program('raeflow')} {verb} {shlex.join(words)}"
+
+
+def _score(folder: Path) -> str:
+    return f"{program('raeflow')} score {shlex.quote(str(folder))} NEW.parquet --out scored"

@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
 from raeflow.calibration import Moments, Threshold, calibrate, clopper_pearson, combine, log_moments
+from raeflow.data import splits
 from raeflow.errors import RaeflowError
 from raeflow.study import Calibration
 
@@ -84,6 +85,96 @@ def test_interval_of_mean_std_covers_the_rate_on_new_rows() -> None:
         found = calibrate([torch.from_numpy(random.lognormal(size=300)).float()], Calibration())
         covered += found.alert_low <= (random.lognormal(size=5000) > found.value).mean() <= found.alert_high
     assert covered / 400 > 0.9
+
+
+COPIES = {
+    "none": np.ones(20_000),
+    "equal": np.full(1000, 20.0),
+    "uneven": np.arange(1, 1001) ** -0.5,
+    "zipf": 1 / np.arange(1, 1001),
+}
+WAYS = [
+    Calibration(),
+    Calibration(per="batch"),
+    Calibration(method="median_mad", k=3.0),
+    Calibration(method="quantile", quantile=0.9),
+    Calibration(method="quantile", quantile=0.9, per="batch"),
+]
+
+
+def drawn(copies: str, random: np.random.Generator) -> tuple[torch.Tensor, np.ndarray, splits.Keys, np.ndarray]:
+    """Scores of the calibrate split of 20,000 rows, its rows' keys, and the scores and weights of all different rows."""
+    weight = COPIES[copies]
+    count = np.maximum(1, np.round(20_000 * weight / weight.sum())).astype(int)
+    different = random.normal(size=(len(count), 3)).astype(np.float32)
+    scores = (different**2).sum(1)  # a fixed function of the row
+    keys = splits.row_keys(torch.from_numpy(different))
+    codes, ends = splits.shares((0.6, 0.1, 0.1, 0.2), ())
+    here = np.flatnonzero(splits.assign(keys, codes, ends) == splits.CALIBRATE)
+    order = random.permutation(np.repeat(here, count[here]))
+    return torch.from_numpy(scores[order]), scores, keys[order], count
+
+
+@pytest.mark.parametrize("copies", COPIES)
+def test_the_interval_covers_the_rate_however_often_rows_repeat(copies: str) -> None:
+    random = np.random.default_rng(2)
+    covered, blind, rates = np.zeros(len(WAYS)), np.zeros(len(WAYS)), np.zeros((len(WAYS), 2))
+    draws = 250
+    for _ in range(draws):
+        held, scores, keys, count = drawn(copies, random)
+        for place, way in enumerate(WAYS):
+            found = calibrate([held], way, keys)
+            true = count[scores > np.float64(found.value)].sum() / count.sum()
+            covered[place] += found.alert_low <= true <= found.alert_high
+            rates[place] += true / draws, found.alert_rate / draws
+            old = calibrate([held], way)  # as if all rows differed
+            blind[place] += old.alert_low <= count[scores > np.float64(old.value)].sum() / count.sum() <= old.alert_high
+    assert (covered / draws >= 0.93).all(), covered / draws
+    if copies == "none":
+        assert (covered == blind).all()
+    else:
+        assert (blind / draws < 0.8).all(), "rows that repeat were one draw all along"
+    assert rates[3][0] <= 0.1 + 0.005, "the conformal promise holds over draws of the splits"
+    assert rates[3][0] <= rates[3][1] + 0.005
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way.method}-{way.per}")
+def test_where_no_row_repeats_counting_them_changes_nothing(way: Calibration) -> None:
+    scores = errors()
+    keys = np.arange(len(scores), dtype=np.uint64)
+    plain, counted = calibrate([scores], way), calibrate([scores], way, keys)
+    assert plain.distinct is None
+    assert counted.distinct == len(scores)
+    assert {**counted.to_json(), "distinct": 0} == {**plain.to_json(), "distinct": 0}
+
+
+@pytest.mark.parametrize("way", WAYS[:4], ids=lambda way: f"{way.method}-{way.per}")
+def test_copies_of_every_row_are_worth_the_rows_alone(way: Calibration) -> None:
+    scores = errors()
+    once = calibrate([scores], way, np.arange(len(scores), dtype=np.uint64))
+    many = calibrate([scores.repeat(7)], way, np.tile(np.arange(len(scores), dtype=np.uint64), 7))
+    assert many.distinct == once.distinct
+    if way.per == "row":
+        assert many.value == pytest.approx(once.value, rel=1e-6)
+        assert (many.alert_rate, many.alert_high) == (pytest.approx(once.alert_rate), pytest.approx(once.alert_high, rel=0.01))
+    blind = calibrate([scores.repeat(7)], way)
+    assert many.alert_high - many.alert_low > 2 * (blind.alert_high - blind.alert_low)
+
+
+def test_a_quantile_that_the_different_rows_cannot_keep_is_told_by_the_rate() -> None:
+    scores = torch.arange(50.0).repeat_interleave(40)
+    found = calibrate([scores], Calibration(method="quantile", quantile=0.99), np.arange(50, dtype=np.uint64).repeat(40))
+    assert found.value == 49
+    assert found.alert_rate == pytest.approx(1 / 51)
+    assert found.alert_high > 0.05
+    alone = calibrate([torch.tensor([1.0] * 200)], Calibration(), np.zeros(200, np.uint64))
+    assert (alone.alert_rate, alone.alert_low, alone.alert_high) == (0, 0, pytest.approx(1, abs=0.01))
+
+
+def test_a_threshold_from_before_rows_were_counted_still_loads() -> None:
+    values = calibrate([errors()], Calibration()).to_json()
+    assert "distinct" not in values  # so that the id of a saved detector stays what it was
+    assert Threshold.from_json(values).distinct is None
 
 
 def test_clopper_pearson_by_its_definition() -> None:

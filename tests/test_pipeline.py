@@ -4,7 +4,9 @@ import dataclasses
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 from raeflow import Calibration, Data, Detector, RaeflowError, Search, Study, Training, cli, pipeline, run
@@ -43,6 +45,8 @@ def test_a_study_ends_with_a_detector_that_finds_the_held_out_digit(outcome, sai
     assert "IsolationForest" in outcome.table
     assert outcome.report.stat().st_size > 10_000
     assert any(line.startswith("trial 3/3") for line in said)
+    kinds = [line.split()[0] for line in said]
+    assert kinds.index("searching") < kinds.index("expect") < kinds.index("trial")
 
 
 @pytest.mark.ray
@@ -111,6 +115,24 @@ def test_published_values_train_without_a_search(tmp_path):
     session.tracker.finish("FINISHED")
 
 
+def test_rows_that_repeat_are_told_when_the_threshold_is_set(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(400, 3)).astype("float32")
+    pq.write_table(pa.table(dict(zip("abc", np.repeat(rows, 20, axis=0).T, strict=True))), tmp_path / "rows.parquet")
+    lines = []
+    study = STUDY.but(
+        home=str(tmp_path / "runs"), data=Data(tmp_path / "rows.parquet"), training=Training(epochs=1),
+        calibration=Calibration(method="quantile", quantile=0.99),
+    )  # fmt: skip
+    session = pipeline.Session(study, say=lines.append)
+    detector = session.calibrate(session.train("vae"))
+    session.tracker.finish("FINISHED")
+    rows, distinct = len(session.splits.calibrate), detector.threshold.distinct
+    assert distinct * 20 == rows
+    assert any(f"calibrate rows: {rows:,}, of which {distinct} differ" in line for line in lines)
+    assert any("cannot keep the quantile 0.99" in line for line in lines) == (distinct < 99)
+    assert Detector.load(tmp_path / "runs" / "digits" / "detector").threshold == detector.threshold
+
+
 def test_calibrating_before_training_is_refused(tmp_path):
     session = pipeline.Session(STUDY.but(home=str(tmp_path)), say=lambda _line: None)
     with pytest.raises(RaeflowError, match="raeflow train"):
@@ -138,6 +160,6 @@ def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, change
 
 
 def test_the_part_that_trials_depend_on_is_the_studys_identity():
-    more = dataclasses.replace(STUDY, search=dataclasses.replace(STUDY.search, trials=30, slots=2), committee=3)
+    more = dataclasses.replace(STUDY, search=dataclasses.replace(STUDY.search, trials=30, slots=2, minutes=5), committee=3)
     assert pipeline.identity(STUDY) == pipeline.identity(more)
     assert pipeline.identity(STUDY) != pipeline.identity(STUDY.but(seed=1))

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from raeflow import variants
-from raeflow.cluster import space
+from raeflow.cluster import estimate, space
 from raeflow.cluster.record import Record
 from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling
@@ -186,11 +186,74 @@ def test_a_database_that_cannot_be_used_is_named_without_its_password(tmp_path: 
     assert "hunter2" not in str(told.value) and "nosuch" in str(told.value)
 
 
+@pytest.mark.parametrize("minutes", [0, -1.0, float("nan")])
+def test_minutes_that_are_none_are_refused(minutes: float) -> None:
+    with pytest.raises(RaeflowError, match=r"^Search\(minutes=.*\): minutes must be greater than 0$"):
+        Search(minutes=minutes)
+
+
 def test_best_first() -> None:
     from raeflow.cluster.search import ranked
 
     trials = [ended(0, "vae", 0.5), ended(1, "vae", 0.9), ended(2, "vae", 0.99, "pruned"), ended(3, "vae", None, "failed")]
     assert [t.number for t in ranked(trials)] == [1, 0, 2, 3]
+
+
+# The time it may take
+
+
+def test_the_cost_of_a_trial_grows_with_its_epochs_steps_and_rows() -> None:
+    cost = estimate.Cost(step=0.01, row=0.001, judgement=0.5)
+    assert cost.trial(steps=20, rows=100, epochs=10) == pytest.approx(10 * (0.2 + 0.1) + 1.5)
+    assert cost.trial(20, 100, 20) - 1.5 == pytest.approx(2 * (cost.trial(20, 100, 10) - 1.5))
+
+
+def test_the_expectation_scales_with_trials_epochs_and_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = [estimate.Cost(0.5, 0.0, 0.0), estimate.Cost(1.5, 0.0, 0.0)]  # seconds a step, of which there are 4
+    monkeypatch.setattr(estimate, "timed", lambda *_: costs)
+
+    def said(trials: int, **search: Any) -> str:
+        return estimate.expectation(study(tmp_path, search=Search(**{"trials": 6, "slots": 1, **search})), splits(), trials)
+
+    assert said(6) == "expect up to about 2 min: 6 trials of up to 4 epochs, 1 at a time"  # 6 x 4 x 4 x 1 s
+    assert said(6, epochs=40) == "expect up to about 16 min: 6 trials of up to 40 epochs, 1 at a time"
+    assert said(60, epochs=40) == "expect up to about 2.7 h: 60 trials of up to 40 epochs, 1 at a time"
+    assert said(60, epochs=40, slots=2) == "expect up to about 80 min: 60 trials of up to 40 epochs, 2 at a time"
+    assert said(1, slots=2) == "expect up to about 16 s: 1 trial of up to 4 epochs, 1 at a time"
+    assert said(6, minutes=1).startswith("expect about 1 min and the end of what runs then: all 6 trials of up to 4 epochs")
+    assert said(6, minutes=3).startswith("expect up to about 2 min")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert said(6, slots=None).endswith("6 trials of up to 4 epochs, shared by the slots of the cluster")
+    monkeypatch.setattr(estimate, "timed", lambda *_: [])
+    assert said(6) == ""
+
+
+def test_timing_counts_by_its_clock_and_leaves_the_dice_alone(tmp_path: Path) -> None:
+    ticks = iter(range(10**6))
+    before, cores = torch.get_rng_state(), torch.get_num_threads()
+    costs = estimate.timed(study(tmp_path, hyper={"vae": {"latent": 2}}), splits(), lambda: next(ticks) * 1e-3)
+    assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == cores
+    assert len(costs) == len(BOTH)
+    for cost in costs:  # a millisecond from one reading to the next
+        assert cost.step == pytest.approx(1e-3)
+        assert cost.row == pytest.approx(1e-3 / 256)
+        assert cost.judgement == pytest.approx(1e-3)
+    hopeless = study(tmp_path, variants=("vae",), hyper={"vae": {"latent": -1}})
+    assert estimate.timed(hopeless, splits()) == []
+
+
+def test_a_slow_model_is_timed_by_few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raeflow.training import Run
+
+    taken: list[float] = []
+    step = Run.step
+    monkeypatch.setattr(Run, "step", lambda run, raw, progress: (taken.append(progress), step(run, raw, progress))[1])
+    now = iter(float(n) for n in range(1000))  # a second a reading: the first step is all there is time for
+    estimate.timed(study(tmp_path, variants=("vae",)), splits(), lambda: next(now))
+    assert taken == [0.0, 1 / 8]
+    taken.clear()
+    estimate.timed(study(tmp_path, variants=("vae",)), splits(), lambda: 0.0)
+    assert taken == [0.0, *estimate.PLACES], "no more steps than an epoch has"
 
 
 # With Ray
@@ -236,7 +299,8 @@ def test_search_returns_every_trial_best_first(searched: Any) -> None:
     values = [t.value for t in complete]
     assert values == sorted(values, reverse=True) and values[0] > 0.6
     assert sorted(t.number for t in told) == list(range(10))
-    assert len(lines) == 10 and lines[-1].startswith("trial 10/10 ") and f"best {values[0]:.4f}" in lines[-1]
+    assert lines[0].startswith("expect up to about ") and lines[0].endswith(": 10 trials of up to 4 epochs, 1 at a time")
+    assert len(lines) == 11 and lines[-1].startswith("trial 10/10 ") and f"best {values[0]:.4f}" in lines[-1]
 
 
 @pytest.mark.ray
@@ -288,6 +352,25 @@ def test_a_search_that_is_done_is_not_repeated(searched: Any) -> None:
     told: list[Trial] = []
     assert search(one, splits(), on_trial=told.append) == trials
     assert told == []
+
+
+@pytest.mark.ray
+def test_a_search_ends_when_its_minutes_are_over_and_goes_on_when_asked_again(cluster: None, tmp_path: Path) -> None:
+    from raeflow.cluster.search import search
+
+    short = study(tmp_path, search=Search(trials=4, slots=1, minutes=1e-6, stop_early=False))
+    lines: list[str] = []
+    first = search(short, splits(), progress=lines.append)
+    assert [(t.number, t.status, t.epochs) for t in first] == [(0, "complete", 4)], "what runs when the time is up goes on to its end"
+    assert lines[0].startswith("expect about 1 s and the end of what runs then: all 4 trials")
+    assert lines[-1] == "1e-06 min are over: 1 of 4 trials have ended; search again to go on"
+    second = search(short, splits())
+    assert sorted(t.number for t in second) == [0, 1] and first[0] in second
+    database = optuna.load_study(study_name="small", storage=f"sqlite:///{tmp_path}/small/optuna.db")
+    assert [t.state.name for t in database.trials] == ["COMPLETE"] * 2, "no trial was begun and left"
+    rest = search(study(tmp_path, search=Search(trials=4, slots=1, minutes=60, stop_early=False)), splits(), progress=lines.append)
+    assert sorted(t.number for t in rest) == [0, 1, 2, 3]
+    assert lines[-1].startswith("trial 4/4")
 
 
 @pytest.mark.ray

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from raeflow.cluster import session
+from raeflow.cluster.estimate import expectation
 from raeflow.cluster.record import Record
 from raeflow.cluster.shared import node
 from raeflow.cluster.train import Group, place
@@ -36,7 +38,8 @@ def search(study: Study, splits: Splits, on_trial: Ended | None = None, progress
     """Search the study's variants and their hyperparameters on train and validation rows alone.
 
     Trials that an earlier run of the same study ended are taken from the database and not repeated;
-    `on_trial` hears of new ones only. Weights lie in `<study folder>/trials/<number>`.
+    `on_trial` hears of new ones only. Weights lie in `<study folder>/trials/<number>`. With `Search.minutes`
+    there may be fewer trials than `Search.trials`; called again, the search goes on for as long again.
 
     Args:
         resume: False forgets what the database has of this study.
@@ -52,12 +55,19 @@ def search(study: Study, splits: Splits, on_trial: Ended | None = None, progress
     log = Log(study, record, on_trial, progress)
     missing = study.search.trials - len(log.trials)
     if missing > 0:
+        expected = expectation(study, splits, missing) if progress else ""
+        if progress and expected:
+            progress(expected)
         session.connect(gpus=study.search.gpus > 0)
         s = study.search
         session.check_fits(f"Search(cpus={s.cpus:g}, gpus={s.gpus:g}, workers={s.workers})", s.cpus, s.gpus, s.workers)
         _run(study, splits.for_search(), log, missing)
     if len(log.trials) < study.search.trials:
-        raise KeyboardInterrupt  # Tune swallows the first one to stop its trials
+        if not log.expired or log.running:
+            raise KeyboardInterrupt  # Tune swallows the first one to stop its trials
+        if progress:
+            said = f"{study.search.minutes:g} min are over: {len(log.trials)} of {study.search.trials} trials have ended"
+            progress(f"{said}; search again to go on")
     if not any(t.status != "failed" for t in log.trials):
         ((message, count),) = collections.Counter(t.message for t in log.trials).most_common(1)
         raise RaeflowError(f"all {len(log.trials)} trials failed, {count} of them with: {message}")
@@ -135,9 +145,18 @@ class Log:
         self.study, self.record, self.on_trial, self.progress = study, record, on_trial, progress
         self.trials = record.trials()
         self.running: dict[str, _Running] = {}
+        self.start = time.monotonic()
+        self.begun, self.expired = 0, False
+
+    def time_is_up(self) -> bool:
+        """Whether no trial shall start any more; the first one always does."""
+        minutes = self.study.search.minutes
+        self.expired = minutes is not None and self.begun > 0 and time.monotonic() - self.start > 60 * minutes
+        return self.expired
 
     def begin(self, trial_id: str) -> dict[str, Any]:
         """What the next trial shall be."""
+        self.begun += 1
         number, variant, hyper = self.record.ask()
         self.running[trial_id] = _Running(number, variant, hyper, {})
         return {"number": number, "variant": variant, "hyper": hyper}
@@ -198,8 +217,10 @@ class OptunaSearcher(Searcher):
         super().__init__(metric="value", mode="max")
         self.log = log
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """The next trial's number, variant and hyperparameters."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
+        """The next trial's number, variant and hyperparameters, or FINISHED where the time is up."""
+        if self.log.time_is_up():
+            return Searcher.FINISHED
         return self.log.begin(trial_id)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

@@ -87,6 +87,14 @@ def table_keys(rows: Tensor, spec: RowSpec, words: Mapping[int, Sequence[str]]) 
     return _splitmix64(keys)
 
 
+def stored_keys(rows: Tensor, spec: RowSpec) -> Keys:
+    """Keys (N,) of stored rows (N, *stored): rows that cannot be told apart by what chose their split have one key."""
+    counted = [place for field, place in spec.placed if field.role != "clock"]
+    if not counted or len(counted) == rows.shape[1]:
+        return row_keys(rows)
+    return row_keys(torch.from_numpy(rows.numpy()[:, counted]))
+
+
 def uniform(keys: Keys) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Keys as numbers in [0, 1)."""
     return (keys >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from raeflow import checkpoint
+from raeflow.commands import finding, program
 from raeflow.report import examples, judge, markup, plots
 from raeflow.report.terminal import chosen_text, hyper_text, leaders, number, value_text, varied
 from raeflow.stored import load_fitted
@@ -293,16 +294,17 @@ def _final(study: Study, detector: Detector) -> dict[str, Sequence[dict[str, flo
 def _next(study: Study, detector: Detector) -> str:
     uri = study.tracking or f"sqlite:///{(Path(study.home) / 'mlflow.db').resolve()}"
     tracking, folder = shlex.quote(without_passwords(uri)), shlex.quote(str(study.folder / "detector"))
-    see = "" if uri.startswith("http") else f"# every run, metric and model\nmlflow ui --backend-store-uri {tracking}\n\n"
+    see = "" if uri.startswith("http") else f"# every run, metric and model\n{program('mlflow')} ui --backend-store-uri {tracking}\n\n"
+    python = f"from raeflow import Detector; print(Detector.load({str(study.folder / 'detector')!r}).threshold)"
     lines = f"""# score new Parquet
-raeflow score {folder} NEW.parquet --out scored
+{program("raeflow")} score {folder} NEW.parquet --out scored
 
 # score rows in a process of your own
-python -c "from raeflow import Detector; print(Detector.load({str(study.folder / "detector")!r}).threshold)"
+{program("python")} -c {shlex.quote(python)}
 
 {see}# serve the detector over HTTP
-MLFLOW_TRACKING_URI={tracking} \\
-  mlflow models serve -m models:/{study.name}@champion --env-manager local --port 5001"""
+{finding("uvicorn")}MLFLOW_TRACKING_URI={tracking} \\
+  {program("mlflow")} models serve -m models:/{study.name}@champion --env-manager local --port 5001"""
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     foot = f"Written {made} by raeflow {metadata.version('raeflow')}; detector {detector.id}, seed {study.seed}."
     return markup.section("Go on", markup.commands(lines), markup.paragraph(foot, "soft"))

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from raeflow.commands import program
 from raeflow.errors import RaeflowError
 from raeflow.study import Study, to_json, without_passwords
 from raeflow.tracking import provenance
@@ -69,7 +70,7 @@ class Tracker:
         """The page of the parent run on a tracking server, else the command that shows the store."""
         if self.uri.startswith("http"):
             return f"{without_passwords(self.uri).rstrip('/')}/#/experiments/{self._store.experiment}/runs/{self.parent_run_id}"
-        return f"mlflow ui --backend-store-uri {shlex.quote(without_passwords(self.uri))}"
+        return f"{program('mlflow')} ui --backend-store-uri {shlex.quote(without_passwords(self.uri))}"
 
     def trial(self, trial: Trial) -> None:
         """A child run with the trial's parameters, its metrics by epoch and its outcome; a trial logged before is left alone."""
