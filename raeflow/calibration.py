@@ -119,11 +119,11 @@ def moments(values: Scores, size: int = 1 << 20) -> tuple[float, float]:
 
 def clopper_pearson(hits: int, count: int, level: float = LEVEL) -> tuple[float, float, float]:
     """Rate and exact binomial interval (Clopper and Pearson 1934): never covers less than `level`."""
-    from scipy.stats import beta
+    from scipy.special import betaincinv  # the quantile of a beta distribution; scipy.stats takes a second to import
 
     tail = (1 - level) / 2
-    low = float(beta.ppf(tail, hits, count - hits + 1)) if hits else 0.0
-    high = float(beta.ppf(1 - tail, hits + 1, count - hits)) if hits < count else 1.0
+    low = float(betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
+    high = float(betaincinv(hits + 1, count - hits, 1 - tail)) if hits < count else 1.0
     return hits / count, low, high
 
 
@@ -209,8 +209,7 @@ def _conformal_rank(count: int, quantile: float) -> int:
 
 
 def _conformal_rate(count: int, rank: int) -> tuple[float, float, float]:
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
-    tail = (1 - LEVEL) / 2
-    above = beta(count + 1 - rank, rank)
-    return (count + 1 - rank) / (count + 1), float(above.ppf(tail)), float(above.ppf(1 - tail))
+    tail, above = (1 - LEVEL) / 2, (count + 1 - rank, rank)
+    return (count + 1 - rank) / (count + 1), float(betaincinv(*above, tail)), float(betaincinv(*above, 1 - tail))

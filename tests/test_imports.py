@@ -13,7 +13,8 @@ PACKAGE = Path(raeflow.__file__).parent
 # Each room may import itself and the rooms before it.
 ORDER = [
     "errors", "study", "data", "devices", "backbones", "variants", "checkpoint", "metrics", "training", "pretrain", "health", "stored",
-    "synthetic", "selection", "calibration", "detector", "scoring", "report", "tracking", "cluster", "pipeline", "init", "verbs", "cli",
+    "synthetic", "selection", "space", "calibration", "detector", "scoring", "report", "tracking", "cluster", "pipeline", "memory",
+    "sklearn", "init", "verbs", "cli",
 ]  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -16,8 +16,7 @@ import optuna
 import pytest
 import torch
 
-from raeflow import variants
-from raeflow.cluster import space
+from raeflow import space, variants
 from raeflow.cluster.record import Record
 from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling
