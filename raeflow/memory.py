@@ -85,8 +85,8 @@ def fit(
         normal: as in `Data`, which rows to learn from: a filter such as `[("label", "==", 0)]`.
         scaling: as in `Data`.
         hyper: as in `Study`, hyperparameters held fixed, by variant.
-        training: how each model is trained; None: at least 50 epochs and 1000 steps, batches of 16 to 256 rows, at least
-            eight an epoch, early stopping.
+        training: how each model is trained, in batches of no more rows than there are; None: early stopping, at least 50
+            epochs and 1000 steps, batches of 16 to 256 rows, at least eight an epoch.
         calibration: how the threshold is set; None: mean and one standard deviation of the calibrate rows' scores.
         committee: detector of so many best trials.
         seed: of weights, noise, the search and exact shares; equal rows and seeds give equal detectors, `minutes` aside.
@@ -109,7 +109,9 @@ def fit(
     resolve_device(study.training.device)
     with tempfile.TemporaryDirectory(prefix="raeflow-") as folder, _unplaced(Path(folder)), _own_dice(study.training):
         splits = divided(data, table, Path(folder), seed)
-        study = with_classes(study if training else study.but(training=small(len(splits.train))), splits)
+        asked = training or small(len(splits.train))
+        study = study.but(training=replace(asked, batch_size=min(asked.batch_size, len(splits.train))))
+        study = with_classes(study, splits)
         check_shapes(study, splits)
         sizes = {name: len(getattr(splits, name)) for name in ("train", "validate", "calibrate")}
         tell(f"rows of shape {splits.spec.shape}: {', '.join(f'{name} {size:,}' for name, size in sizes.items())}")
