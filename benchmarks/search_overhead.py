@@ -23,7 +23,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import optuna
 import torch
 
-from raeflow.cluster import session, space
+from raeflow import space
+from raeflow.cluster import session
 from raeflow.cluster.search import search
 from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raeflow.detector import Detector
     from raeflow.errors import RaeflowError
+    from raeflow.memory import fit
     from raeflow.pipeline import run
     from raeflow.study import Calibration, Cluster, Data, Search, Study, Training
 
 __version__ = "0.1.0"
 _HOMES = {
     "Calibration": "study", "Cluster": "study", "Data": "study", "Search": "study", "Study": "study", "Training": "study",
-    "Detector": "detector", "RaeflowError": "errors", "run": "pipeline",
+    "Detector": "detector", "RaeflowError": "errors", "fit": "memory", "run": "pipeline",
 }  # fmt: skip
-__all__ = ["Calibration", "Cluster", "Data", "Detector", "RaeflowError", "Search", "Study", "Training", "run"]
+__all__ = ["Calibration", "Cluster", "Data", "Detector", "RaeflowError", "Search", "Study", "Training", "fit", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -144,11 +144,11 @@ def clopper_pearson(hits: float, count: float, level: float = LEVEL) -> tuple[fl
 
     Counts may be fractions, as those of an effective sample are.
     """
-    from scipy.stats import beta
+    from scipy.special import betaincinv  # the quantile of a beta distribution; scipy.stats takes a second to import
 
     tail = (1 - level) / 2
-    low = float(beta.ppf(tail, hits, count - hits + 1)) if hits else 0.0
-    high = float(beta.ppf(1 - tail, hits + 1, count - hits)) if hits < count else 1.0
+    low = float(betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
+    high = float(betaincinv(hits + 1, count - hits, 1 - tail)) if hits < count else 1.0
     return hits / count, low, high
 
 
@@ -184,7 +184,7 @@ class _Draws:
         return (share * self.size + 1) / (self.size + 1) if conformal else share, low, high
 
     def _worth(self, above: npt.NDArray[np.bool_], share: float) -> float:
-        from scipy.stats import norm, t
+        from scipy.special import ndtri, stdtrit  # quantiles of the normal and of Student's distribution
 
         size = self.size
         if 0 < share < 1 and self.distinct > 1:
@@ -192,7 +192,7 @@ class _Draws:
             variance = float((off**2).sum()) / self.rows**2 * self.distinct / (self.distinct - 1)
             size = min(size, share * (1 - share) / max(variance, 1e-300))
         tail = (1 + LEVEL) / 2
-        return float(size * (norm.ppf(tail) / t.ppf(tail, max(self.size - 1, 1.0))) ** 2)
+        return float(size * (ndtri(tail) / stdtrit(max(self.size - 1, 1.0), tail)) ** 2)
 
 
 class Moments(NamedTuple):
@@ -277,8 +277,7 @@ def _conformal_rank(count: int, quantile: float) -> int:
 
 
 def _conformal_rate(count: int, rank: int) -> tuple[float, float, float]:
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
-    tail = (1 - LEVEL) / 2
-    above = beta(count + 1 - rank, rank)
-    return (count + 1 - rank) / (count + 1), float(above.ppf(tail)), float(above.ppf(1 - tail))
+    tail, above = (1 - LEVEL) / 2, (count + 1 - rank, rank)
+    return (count + 1 - rank) / (count + 1), float(betaincinv(*above, tail)), float(betaincinv(*above, 1 - tail))

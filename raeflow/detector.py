@@ -202,11 +202,10 @@ class Detector:
     def _take(self, rows: Input) -> npt.NDArray[Any] | Tensor:
         """Rows (N, *shape) as they came, or out of Arrow; refused unless numeric and of the right shape."""
         if hasattr(rows, "__arrow_c_stream__") or hasattr(rows, "__arrow_c_array__"):
-            import pyarrow as pa
-
+            from raeflow.data.frames import to_table
             from raeflow.data.schema import to_tensor
 
-            return to_tensor(rows if isinstance(rows, (pa.Table, pa.RecordBatch)) else pa.table(rows), self.spec)
+            return to_tensor(to_table(rows), self.spec)
         values = rows if isinstance(rows, Tensor) else np.asarray(rows)
         real = not values.is_complex() if isinstance(values, Tensor) else values.dtype.kind in "fiub"
         if self.spec.fields and not isinstance(values, Tensor):  # tensors are rows as `load` holds them

@@ -18,3 +18,7 @@ class RowError(RaeflowError):
         super().__init__(message)
         self.faults = faults or {}
         """What is wrong with each row, by its number, without its place: "column 'x': value 17 is nan"."""
+
+
+class EmptySplit(RaeflowError):  # noqa: N818 - it says what happened
+    """A split in which no row came to lie."""

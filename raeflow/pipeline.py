@@ -79,16 +79,17 @@ class Session:
         from raeflow.tracking import Tracker
         from raeflow.training import check_batch
 
-        self.study = study.but(data=resolve(study.data))
+        self.study = study.but(data=resolve(study.data, study.folder / "data"))
         self.say: Say = say or _say
         self.fresh = fresh
         resolve_device(study.training.device)
         self.splits: Splits = load(self.study.data)
         check_batch(self.splits.train, study.training.batch_size, max(1, study.cluster.workers))
         self.study = with_classes(self.study, self.splits)
-        self.check_shapes()
+        check_shapes(self.study, self.splits)
         if fresh and self.folder.exists():
             shutil.rmtree(self.folder)
+            resolve(study.data, study.folder / "data")  # rows in memory lay in there, and lie in there again
         self.claim()
         self.tracker: Tracker = Tracker(self.study, fingerprint=self.splits.fingerprint)
         counts = {name: 0 if rows is None else len(rows) for name, rows in self._parts().items()}
@@ -108,21 +109,6 @@ class Session:
 
     def _parts(self) -> dict[str, Any]:
         return {name: getattr(self.splits, name) for name in ("train", "validate", "calibrate", "test")}
-
-    def check_shapes(self) -> None:
-        """Every variant must be able to build its published model for these rows, before anything starts."""
-        from raeflow import variants
-        from raeflow.variants._contract import Generative
-
-        for name in self.study.variants:
-            fixed = self.study.hyper.get(name, {})
-            shape = self.splits.spec.shape
-            try:
-                model = variants.get(name).Model(shape, variants.hyper(name, fixed, variants.get(name).published(shape)))
-            except (ValueError, TypeError) as error:
-                raise RaeflowError(f"variant {name!r} cannot take rows of shape {shape} with {fixed or 'its defaults'}: {error}") from error
-            if self.study.search.selection == "generation" and not isinstance(model, Generative):
-                raise RaeflowError(f"Search(selection='generation'): variant {name!r} draws no rows")
 
     def claim(self) -> None:
         """Refuse to mix two different studies in one folder."""
@@ -297,6 +283,22 @@ class Session:
         table = report.table(trials, detector, self.splits, metrics, baseline)
         self.tracker.step("report", {}, metrics, artifacts=[page])
         return metrics, baseline, page, table
+
+
+def check_shapes(study: Study, splits: Splits) -> None:
+    """Every variant must be able to build its published model for these rows, before anything starts."""
+    from raeflow import variants
+    from raeflow.variants._contract import Generative
+
+    for name in study.variants:
+        fixed = study.hyper.get(name, {})
+        shape = splits.spec.shape
+        try:
+            model = variants.get(name).Model(shape, variants.hyper(name, fixed, variants.get(name).published(shape)))
+        except (ValueError, TypeError) as error:
+            raise RaeflowError(f"variant {name!r} cannot take rows of shape {shape} with {fixed or 'its defaults'}: {error}") from error
+        if study.search.selection == "generation" and not isinstance(model, Generative):
+            raise RaeflowError(f"Search(selection='generation'): variant {name!r} draws no rows")
 
 
 def with_classes(study: Study, splits: Splits) -> Study:

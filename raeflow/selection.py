@@ -30,6 +30,9 @@ DRAWN = 2048
 BYTES = 1 << 26
 """Memory that all of them may take, as long as there are `FEWEST` of a kind."""
 
+FAILURES = (RaeflowError, RuntimeError, ValueError, TypeError, ArithmeticError)
+"""What a hopeless configuration raises, out-of-memory among them: such a trial failed, and its process lives on."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -86,6 +89,12 @@ def best(trials: Sequence[Trial], n: int) -> list[Trial]:
         why = next((f": {t.message}" for t in trials if t.status == "failed" and t.message), "")
         raise RaeflowError(f"{n} models were asked for, but only {len(ranked)} of {len(trials)} trials gave one{why}")
     return ranked[:n]
+
+
+def brief(error: BaseException) -> str:
+    """One line of an error, with its type where it is not meant for users."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    return line if isinstance(error, RaeflowError) else f"{type(error).__name__}: {line}"
 
 
 class ValidationLoss(Judge):

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeAlias
 
 from raeflow.errors import RaeflowError
 
@@ -42,12 +42,58 @@ def _tuple(value: Any) -> Any:
     return value
 
 
+class ArrowStream(Protocol):
+    """A frame or table that hands out its columns as Arrow does (pandas, polars, pyarrow and others)."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """A capsule with the stream of batches."""
+        ...
+
+
+class ArrayLike(Protocol):
+    """An array or tensor: (N, F), (N, C, L) or (N, C, H, W) numbers."""
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """As numpy's."""
+        ...
+
+
+class InMemory:
+    """Rows that a caller holds, as a field of a frozen record: equal to itself alone, and no text ever shows its values."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, InMemory) and other.rows is self.rows
+
+    def __hash__(self) -> int:
+        return id(self.rows)
+
+    def __repr__(self) -> str:
+        shape = getattr(self.rows, "shape", None)
+        return f"<{type(self.rows).__name__}{f' of shape {tuple(shape)}' if isinstance(shape, tuple) else ''}>"
+
+
+Source: TypeAlias = "str | Path | Sequence[str | Path] | ArrowStream | ArrayLike | InMemory"
+
+
+def _source(owner: str, name: str, value: Any, optional: bool = True) -> tuple[str, ...] | InMemory | None:
+    if isinstance(value, InMemory):
+        return value
+    if any(hasattr(value, mark) for mark in ("__arrow_c_stream__", "__arrow_c_array__", "__array__")):
+        return InMemory(value)
+    return _paths(owner, name, value, optional)
+
+
 def _paths(owner: str, name: str, value: Any, optional: bool = True) -> tuple[str, ...] | None:
     if value is None and optional:
         return None
-    listed = (value,) if isinstance(value, (str, Path)) else tuple(value or ())
+    listed = (value,) if isinstance(value, (str, Path)) or not isinstance(value, Iterable) else tuple(value)
     if not listed or not all(isinstance(p, (str, Path)) and str(p) for p in listed):
-        _refuse(f"{owner}({name}={value!r}): {name} must be a path, glob, URI or named set, or several of them")
+        _refuse(
+            f"{owner}({name}={value!r}): {name} must be a path, glob, URI or named set, several of them, or a frame, Arrow table or array"
+        )
     return tuple(str(p) for p in listed)
 
 
@@ -76,8 +122,10 @@ class Data:
     column, or one column of encoded images (bytes, or a struct of bytes and path).
     """
 
-    source: str | Path | Sequence[str | Path]
-    """Path, folder, glob or URI of Parquet files, several of them, or a named set such as `mnist`, `digits`."""
+    source: Source
+    """Path, folder, glob or URI of Parquet files, several of them, or a named set such as `mnist`, `digits`; or rows in
+    memory: a pandas or polars frame, an Arrow table, an array or tensor (N, F), (N, C, L) or (N, C, H, W). A study writes
+    those to Parquet in its own folder and goes on from there."""
     columns: str | Sequence[str] | None = None
     """The column, or the numeric columns, that are the row; None takes the only candidate there is."""
     label: str | None = None
@@ -97,10 +145,10 @@ class Data:
     split: str | None = None
     """Column that says train, validate, calibrate or test; `hash` hashes the row; None: what a named set
     declares, else hash. Rows of `train` are hashed further where validate or calibrate is not there."""
-    validate: str | Sequence[str] | None = None
-    """Separate files for a split, named like `source`."""
-    calibrate: str | Sequence[str] | None = None
-    test: str | Sequence[str] | None = None
+    validate: Source | None = None
+    """Separate files or rows for a split, named like `source`."""
+    calibrate: Source | None = None
+    test: Source | None = None
     fractions: Sequence[float] = (0.6, 0.1, 0.1, 0.2)
     """Shares of train, validate, calibrate, test where the hash decides; they add up to 1."""
     scaling: Literal["auto", "standard", "asinh", "unit", "signal", "global", "none"] = "auto"
@@ -120,9 +168,9 @@ class Data:
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        put(self, "source", _paths("Data", "source", self.source, optional=False))
+        put(self, "source", _source("Data", "source", self.source, optional=False))
         for name in ("validate", "calibrate", "test"):
-            put(self, name, _paths("Data", name, getattr(self, name)))
+            put(self, name, _source("Data", name, getattr(self, name)))
         columns = (self.columns,) if isinstance(self.columns, str) else _tuple(self.columns)
         if columns is not None and (not columns or not all(isinstance(c, str) and c for c in columns)):
             _refuse(f"Data(columns={self.columns!r}): columns must be a column name or several of them")
@@ -155,9 +203,10 @@ class Data:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Every path, glob, URI or name that the record has, whichever split it is for."""
+        """Every path, glob, URI or name that the record has, whichever split it is for; rows in memory have none before they are
+        written (see `raeflow.data.resolve`)."""
         named = (self.source, self.validate, self.calibrate, self.test)
-        return tuple(str(path) for part in named if part and not isinstance(part, (str, Path)) for path in part)
+        return tuple(str(path) for part in named if isinstance(part, tuple) for path in part)
 
 
 @dataclass(frozen=True, kw_only=True)

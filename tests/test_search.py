@@ -16,8 +16,8 @@ import optuna
 import pytest
 import torch
 
-from raeflow import variants
-from raeflow.cluster import estimate, space
+from raeflow import space, variants
+from raeflow.cluster import estimate
 from raeflow.cluster.record import Record
 from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import torch
 
-from raeflow.cluster import space
+from raeflow import space
 from raeflow.cluster.train import reserved
-from raeflow.cluster.trial import FAILURES, RUNGS
+from raeflow.cluster.trial import RUNGS
 from raeflow.data.rows import Raw, Rows, Splits
 from raeflow.devices import threads
-from raeflow.selection import judge
+from raeflow.selection import FAILURES, judge
 from raeflow.study import Study
 from raeflow.training import Run, step_count, validation
 

@@ -11,10 +11,10 @@ import ray
 
 from raeflow.cluster import session
 from raeflow.cluster.train import Task, reserved
-from raeflow.cluster.trial import FAILURES, brief
 from raeflow.data.rows import Splits
 from raeflow.errors import RaeflowError
 from raeflow.health import gauge_of
+from raeflow.selection import FAILURES, brief
 from raeflow.training import Fitted, fit
 
 

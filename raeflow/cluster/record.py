@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,8 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from raeflow import checkpoint
-from raeflow.cluster import space
+from raeflow import checkpoint, space
 from raeflow.data.rows import Splits
 from raeflow.errors import RaeflowError
 from raeflow.selection import Trial
@@ -22,7 +20,6 @@ from raeflow.study import Study, to_json
 
 _STATUS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 _HISTORY = "history.json"
-_STARTUP = 10
 T = TypeVar("T")
 
 
@@ -47,10 +44,7 @@ class Record:
         """(number, variant, hyperparameters) of the next trial: what a kill interrupted first, then the
         sources' own values, then what the sampler suggests."""
         trial = self._interrupted() or self.optuna.ask()
-        variant, hyper = space.suggest(self.study, trial, self.shape)
-        hyper = trial.user_attrs.get("hyper", hyper)
-        trial.set_user_attr("variant", variant)
-        trial.set_user_attr("hyper", hyper)
+        variant, hyper = space.ask(self.study, trial, self.shape)
         self.open[trial.number] = trial
         return trial.number, variant, hyper
 
@@ -115,16 +109,9 @@ class Record:
     def _open(self, storage: optuna.storages.RDBStorage, study: Study) -> optuna.Study:
         found = optuna.create_study(storage=storage, study_name=study.name, direction="maximize", load_if_exists=True)
         known = len(found.get_trials(deepcopy=False))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-            # A resumed search must not draw again what it drew at its start.
-            found.sampler = optuna.samplers.TPESampler(
-                seed=study.seed + 7919 * known, multivariate=True, group=True, constant_liar=True,
-                n_startup_trials=min(_STARTUP, max(len(study.variants) + 2, study.search.trials // 3)),
-            )  # fmt: skip
+        found.sampler = space.sampler(study, known)
         if not known:
-            for params, hyper in space.first_points(study, self.shape):
-                found.enqueue_trial(params, user_attrs={"hyper": hyper, "published": True})
+            space.enqueue(found, study, self.shape)
         return found
 
     def _forget(self, storage: optuna.storages.RDBStorage) -> None:

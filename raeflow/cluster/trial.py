@@ -23,7 +23,7 @@ from raeflow.cluster.train import Group, deal, dealt, on_device, on_workers, res
 from raeflow.data.rows import Splits
 from raeflow.errors import RaeflowError
 from raeflow.health import Gauge, collapse, gauge_of
-from raeflow.selection import Generation, Judge, judge
+from raeflow.selection import FAILURES, Generation, Judge, brief, judge
 from raeflow.study import Study, Training
 from raeflow.training import Run, evaluations
 
@@ -31,8 +31,6 @@ RUNGS = (1 / 4, 1 / 2)
 """Shares of a trial's settled epochs after which the weaker half of its variant's trials is stopped."""
 HEARTBEAT = 10.0
 """Seconds after which a trial reports, rung or not."""
-FAILURES = (RaeflowError, RuntimeError, ValueError, TypeError, ArithmeticError)
-"""What a hopeless configuration raises, out-of-memory among them: such a trial failed, and its process lives on."""
 
 
 @dataclass(frozen=True)
@@ -196,9 +194,3 @@ def rung_epochs(epochs: int, settled_from: float) -> dict[int, int]:
     span = epochs - first + 1
     places = [first - 1 + math.ceil(share * span) for share in RUNGS]
     return {place: rung for rung, place in reversed(list(enumerate(places, 1))) if first <= place < epochs}
-
-
-def brief(error: BaseException) -> str:
-    """One line of an error, with its type where it is not meant for users."""
-    line = (str(error).strip().splitlines() or [""])[0]
-    return line if isinstance(error, RaeflowError) else f"{type(error).__name__}: {line}"

@@ -14,7 +14,7 @@ from raeflow.data import splits
 from raeflow.data.plan import Plan
 from raeflow.data.reading import Bools, Part, recode, take_rows
 from raeflow.data.rows import Rows, RowSpec
-from raeflow.errors import RaeflowError
+from raeflow.errors import EmptySplit, RaeflowError
 from raeflow.study import SPLITS
 
 _ODD = 4
@@ -115,7 +115,7 @@ class Bins:
             why += f", divided by Data(fractions={plan.data.fractions!r}), which keeps equal rows together"
         if reader.normal is not None and code != splits.TEST:
             why += f", of which Data(normal={reader.normal}) keeps the normal ones"
-        raise RaeflowError(f"{plan.units[0].piece.uri}: no row is left for the {SPLITS[code]} split ({why})")
+        raise EmptySplit(f"{plan.units[0].piece.uri}: no row is left for the {SPLITS[code]} split ({why})")
 
 
 def _expected(plan: Plan, code: int, limit: int | None) -> int:

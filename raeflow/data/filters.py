@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raeflow.data.files import ARROW_ERRORS, reason
@@ -17,9 +17,9 @@ from raeflow.errors import RaeflowError
 _OPERATORS = ("=", "==", "!=", "<", ">", "<=", ">=", "in", "not in")
 
 
-def to_expression(rule: Any, field: str) -> ds.Expression | None:
+def to_expression(rule: Any, field: str) -> pc.Expression | None:
     """`Data.normal` or `Data.anomaly` as an expression; tuples were frozen by `Data`, so lists are made anew."""
-    if rule is None or isinstance(rule, ds.Expression):
+    if rule is None or isinstance(rule, pc.Expression):
         return rule
     try:
         terms = [rule] if _is_term(rule) else list(rule)
@@ -41,7 +41,7 @@ def _term(term: Any, rule: Any, field: str) -> tuple[str, str, Any]:
     return name, sign, list(value) if sign in ("in", "not in") else value
 
 
-def columns_of(expression: ds.Expression | None, names: Sequence[str]) -> list[str]:
+def columns_of(expression: pc.Expression | None, names: Sequence[str]) -> list[str]:
     """Those of `names` that an expression mentions."""
     if expression is None:
         return []
@@ -49,8 +49,10 @@ def columns_of(expression: ds.Expression | None, names: Sequence[str]) -> list[s
     return [name for name in names if re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", text)]
 
 
-def mask(table: pa.Table, expression: ds.Expression, field: str, where: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def mask(table: pa.Table, expression: pc.Expression, field: str, where: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Which rows (N,) an expression keeps; a null does not count as kept."""
+    import pyarrow.dataset as ds  # takes longer to import than small tables to read
+
     try:
         kept = ds.InMemoryDataset(table).to_table(columns={"kept": expression}, use_threads=False)["kept"]
         return np.asarray(kept.fill_null(False).to_numpy(), np.bool_)

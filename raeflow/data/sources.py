@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from raeflow.data.sets.catalogue import NamedSet, lookup, named
 from raeflow.errors import RaeflowError
-from raeflow.study import Data
+from raeflow.study import Data, InMemory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,13 +40,16 @@ def places() -> Places:
     return Places(Path(data).expanduser() if data else None, Path(kept or "~/.cache/raeflow").expanduser())
 
 
-def resolve(data: Data) -> Data:
-    """The same data with a named set replaced by its files and by what is known of them.
+def resolve(data: Data, folder: Path | None = None) -> Data:
+    """The same data with a named set replaced by its files and by what is known of them, and with rows in memory written to Parquet.
+
+    Rows in memory go to `folder`, under a name made of their content; without one to a folder that lasts as long as this process.
 
     What the user said always wins. A set is recognised only where no file or folder of that name exists,
     so resolving twice changes nothing. Where the user chooses other columns than the set's own, target,
     shape and layout are left open. Raises RaeflowError for an unknown name and for missing files.
     """
+    data = _written(data, folder)
     extra: dict[str, Any] = {s: _expanded(s, getattr(data, s)) for s in ("validate", "calibrate", "test") if getattr(data, s) is not None}
     sources = cast(tuple[str, ...], data.source)
     sets = [_recognise("source", entry) for entry in sources]
@@ -56,6 +59,17 @@ def resolve(data: Data) -> Data:
         name = next(one.name for one in sets if one)
         raise RaeflowError(f"Data(source={list(sources)!r}): the named set {name!r} cannot be mixed with other sources")
     return replace(data, **extra) if extra else data
+
+
+def _written(data: Data, folder: Path | None) -> Data:
+    held = {name: part for name in ("source", "validate", "calibrate", "test") if isinstance(part := getattr(data, name), InMemory)}
+    if not held:
+        return data
+    from raeflow.data import frames  # pyarrow, which listing the sets does without
+
+    place = folder or frames.scratch()
+    written: dict[str, Any] = {name: str(frames.keep(frames.to_table(part.rows), place)) for name, part in held.items()}
+    return replace(data, **written)
 
 
 def _filled(data: Data, chosen: NamedSet) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def _data(study: Study, splits: Splits) -> str:
         anomaly = getattr(split, "anomaly", None) if name == "test" else None
         known = "-" if anomaly is None else f"{int(anomaly.sum()):,}"
         rows.append([name, "0" if split is None else f"{len(split):,}", known, use])
-    listed = [data.source] if isinstance(data.source, (str, Path)) else list(data.source)
+    listed = data.source if isinstance(data.source, tuple) else (data.source,)
     columns = ", ".join(spec.columns[:12]) + (f" and {len(spec.columns) - 12} more" if len(spec.columns) > 12 else "")
     if spec.held:
         columns = f"{len(spec.columns)} columns, {spec.shape[0]} values for the model"

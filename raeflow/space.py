@@ -1,13 +1,22 @@
-"""One search space over variants and their hyperparameters, asked for only where they apply."""
+"""One search space over variants and their hyperparameters, asked for only where they apply; how Optuna walks through it.
+
+The search on a cluster and the one in memory both ask here, so they try the same models.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import optuna
+
 from raeflow import checkpoint, variants
 from raeflow.study import Study
+
+_STARTUP = 10
+"""Trials that are drawn by chance before the sampler has something to learn from, at most."""
 
 
 class Suggests(Protocol):
@@ -111,6 +120,31 @@ def suggest(study: Study, trial: Suggests, shape: tuple[int, ...]) -> tuple[str,
     fixed = study.hyper.get(variant, {})
     found = variants.get(variant).space(Scoped(trial, f"{variant}.", fixed), shape)
     return variant, _plain(variants.hyper(variant, fixed, found))
+
+
+def sampler(study: Study, known: int = 0) -> optuna.samplers.BaseSampler:
+    """The sampler of a study whose record holds `known` trials already: a resumed search must not draw again what it drew at its start."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            seed=study.seed + 7919 * known, multivariate=True, group=True, constant_liar=True,
+            n_startup_trials=min(_STARTUP, max(len(study.variants) + 2, study.search.trials // 3)),
+        )  # fmt: skip
+
+
+def enqueue(record: optuna.Study, study: Study, shape: tuple[int, ...]) -> None:
+    """The sources' own values shall be tried first."""
+    for params, hyper in first_points(study, shape):
+        record.enqueue_trial(params, user_attrs={"hyper": hyper, "published": True})
+
+
+def ask(study: Study, trial: optuna.Trial, shape: tuple[int, ...]) -> tuple[str, dict[str, Any]]:
+    """(variant, hyperparameters) of a trial that Optuna has opened; the trial remembers both."""
+    variant, hyper = suggest(study, trial, shape)
+    hyper = trial.user_attrs.get("hyper", hyper)
+    trial.set_user_attr("variant", variant)
+    trial.set_user_attr("hyper", hyper)
+    return variant, hyper
 
 
 def _choice(study: Study, variant: str) -> dict[str, Any]:
