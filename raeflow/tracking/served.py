@@ -166,5 +166,7 @@ def _example(spec: RowSpec, rows: Any) -> Any:
         if _served_type(field) == "string":
             frame[field.name] = frame[field.name].map(str, na_action="ignore")
         if _served_type(field) == "datetime":
-            frame[field.name] = frame[field.name].astype("datetime64[ns]")
+            moments = frame[field.name]  # MLflow knows no time zones: what the clock on the wall shows
+            zoned = getattr(moments.dtype, "tz", None) is not None
+            frame[field.name] = (moments.dt.tz_localize(None) if zoned else moments).astype("datetime64[ns]")
     return frame
