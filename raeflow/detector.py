@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
-import io
 import json
 import math
 import warnings
@@ -291,26 +290,28 @@ class Detector:
         content, weights = (read(str(folder), name) for name in (CONTENT, WEIGHTS))
         return cls.from_bytes(content, weights, str(folder), device)
 
+    def draw(self, count: int, seed: int = 0) -> Any:
+        """Rows that the first member which can draw rows draws, in the data's own units: `reconstruct` says in which form.
+
+        Raises RaeflowError where no member draws rows.
+        """
+        from raeflow.health import drawn
+        from raeflow.variants._contract import Generative
+
+        able = next((model for model in self.models if isinstance(model, Generative)), None)
+        if able is None:
+            raise RaeflowError(f"{', '.join(m.variant for m in self.members)}: no member of this detector draws rows")
+        rows = self.graph.encoding.inverse(drawn(able, count, seed).to(self.device)).cpu()
+        return to_table(rows, self.spec) if self.spec.fields else rows.numpy()
+
     def export(self, path: str | Path) -> Path:
         """Write encoding, members and committee as one torch.export program (`.pt2`): (B, *stored) of the data's dtype to (B,).
 
         It runs without raeflow (`torch.export.load(path).module()(rows)`); `detector.json` rides along as
         an extra file. Raises RaeflowError where a member cannot be traced for batches of any size.
         """
-        place = Path(path)
-        if place.suffix != ".pt2":
-            raise RaeflowError(f"{place}: an exported program's name ends in .pt2")
-        graph = copy.deepcopy(self.graph).cpu()
+        from raeflow.export import program
+
         example = torch.ones((2, *self.spec.stored), dtype=getattr(torch, self.spec.dtype))
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "The tensor attributes .*_flat_weights")  # torch's LSTM lists its weights twice
-                program = torch.export.export(graph, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-        except (RuntimeError, ValueError) as error:
-            names = ", ".join(m.variant for m in self.members)
-            raise RaeflowError(f"{names}: torch.export cannot trace this model ({brief(error)})") from error
-        place.parent.mkdir(parents=True, exist_ok=True)
-        archive = io.BytesIO()
-        torch.export.save(program, archive, extra_files={CONTENT: self.to_bytes()[0].decode()})
-        checkpoint.write_file(place, lambda temporary: temporary.write_bytes(archive.getbuffer()))
-        return place
+        names = ", ".join(m.variant for m in self.members)
+        return program(self.graph, example, {CONTENT: self.to_bytes()[0].decode()}, names, Path(path))
