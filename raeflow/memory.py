@@ -58,6 +58,8 @@ def fit(
     label: str | None = None,
     normal: Any = None,
     scaling: str = "auto",
+    roles: dict[str, str] | None = None,
+    min_frequency: float = Data.min_frequency,
     hyper: dict[str, dict[str, Any]] | None = None,
     training: Training | None = None,
     calibration: Calibration | None = None,
@@ -83,7 +85,7 @@ def fit(
         columns: as in `Data`, the columns that are the row; None takes all that can be.
         label: as in `Data`, a column that is left out of the row.
         normal: as in `Data`, which rows to learn from: a filter such as `[("label", "==", 0)]`.
-        scaling: as in `Data`.
+        scaling: as in `Data`; so are `roles` and `min_frequency`, which say what columns are.
         hyper: as in `Study`, hyperparameters held fixed, by variant.
         training: how each model is trained, in batches of no more rows than there are; None: early stopping, at least 50
             epochs and 1000 steps, batches of 16 to 256 rows, at least eight an epoch.
@@ -101,7 +103,10 @@ def fit(
     names = (variants,) if isinstance(variants, str) else tuple(variants)
     count = trials if trials is not None else max(len(names), committee) if minutes is None else ENDLESS
     table = frames.to_table(rows)
-    data = Data(table, columns=columns, label=label, normal=normal, scaling=cast(Any, scaling), fractions=SHARES)
+    data = Data(
+        table, columns=columns, label=label, normal=normal, scaling=cast(Any, scaling), roles=roles, min_frequency=min_frequency,
+        fractions=SHARES,
+    )  # fmt: skip
     study = Study(
         name="memory", data=data, variants=names, training=training or Training(), search=Search(trials=count),
         calibration=calibration or Calibration(), hyper=hyper or {}, committee=committee, seed=seed,
