@@ -66,6 +66,8 @@ def store(columns: Sequence[pa.ChunkedArray], spec: RowSpec, where: str, words: 
     stored: list[Floats] = []
     for field, place, column in zip(spec.fields, spec.places, columns, strict=True):
         if pa.types.is_null(column.type):
+            if field.role == "category" and words is not None:
+                words[place] = []
             stored += [np.full(len(column), np.nan, np.float32)] * field.slots
         elif field.role == "clock":
             stored += _clock(column, field, where)
@@ -115,10 +117,13 @@ def _codes(column: pa.ChunkedArray, field: Field, where: str) -> tuple[Floats, l
     parts = []
     for chunk in column.chunks:
         words = chunk.dictionary.cast(pa.string()).to_pylist()
-        places = [np.nan if word is None else learnt.setdefault(word, float(len(learnt))) for word in words]
-        lookup = np.asarray([*places, np.nan], np.float32)
-        indices = chunk.indices.fill_null(len(words)) if chunk.null_count else chunk.indices
-        parts.append(lookup[indices.to_numpy(zero_copy_only=False)])
+        indices = chunk.indices.cast(pa.int64()).fill_null(len(words)).to_numpy()  # a gap's index may not fit a narrow type
+        used = np.bincount(indices, minlength=len(words)) > 0  # a dictionary may list words that no row has
+        places = [
+            np.nan if word is None or not here else learnt.setdefault(word, float(len(learnt)))
+            for word, here in zip(words, used[: len(words)], strict=True)
+        ]
+        parts.append(np.asarray([*places, np.nan], np.float32)[indices])
     return np.concatenate(parts) if parts else np.empty(0, np.float32), list(learnt)
 
 
