@@ -222,7 +222,8 @@ class TableEncoding(nn.Module):
 
     def _likeliest(self, shown: Tensor, c: Encoded) -> Tensor:
         """The first level of the part with the highest indicator; a gap where that part is the gap's."""
-        first = [math.nan if part == GAP else float(c.codes.index(i)) if i in c.codes else -1.0 for i, part in enumerate(c.parts)]
+        # A part that no level has is that of gaps, by itself or as what is rare.
+        first = [float(c.codes.index(i)) if i in c.codes else math.nan for i in range(len(c.parts))]
         return shown.new_tensor(first)[shown.argmax(1)]
 
     @staticmethod
