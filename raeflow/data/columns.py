@@ -164,11 +164,14 @@ def _ticks(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def _parsed(column: pa.ChunkedArray, field: Field, where: str) -> tuple[pa.ChunkedArray, pa.DataType]:
-    """Text that shows a time, as JSON has it, as the column's own type."""
+    """Text that shows a time, as JSON has it, as a type that is read like the column's own."""
     try:
         if not is_text(column.type):
             raise pa.ArrowInvalid(f"{column.type} is no time")
         kind = arrow_type(field.type)
+        if pa.types.is_time(kind):  # Arrow reads days with times, but no times alone
+            day, nothing = pa.scalar("1970-01-01 ", column.type), pa.scalar("", column.type)
+            column, kind = pc.binary_join_element_wise(day, column, nothing), pa.timestamp("ns")
         return column.cast(kind), kind
     except pa.ArrowException as error:
         raise RaeflowError(f"{where}column {field.name!r} holds {column.type}, not {field.type}") from error
