@@ -130,7 +130,13 @@ def test_times_are_seconds_of_the_day(maker, unit):
     assert back.to_pylist() == values
 
 
-MOMENTS = [datetime(2024, 2, 29, 13, 45, 30), None, datetime(1969, 12, 31, 23, 59, 59), datetime(2038, 1, 19), datetime(1900, 1, 1, 0, 0, 1)]
+MOMENTS = [
+    datetime(2024, 2, 29, 13, 45, 30),
+    None,
+    datetime(1969, 12, 31, 23, 59, 59),
+    datetime(2038, 1, 19),
+    datetime(1900, 1, 1, 0, 0, 1),
+]
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
@@ -196,12 +202,16 @@ def test_which_types_a_column_may_come_in(kind, other, accepted):
             stored(array, role=field.role, levels=field.levels, as_kind=kind)
 
 
-@pytest.mark.parametrize("kind", [pa.list_(pa.int8()), pa.struct([("a", pa.int8())]), pa.binary(), pa.map_(pa.string(), pa.int8()), pa.null()])
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.int8()), pa.struct([("a", pa.int8())]), pa.binary(), pa.map_(pa.string(), pa.int8()), pa.null()]
+)
 def test_what_is_no_column_of_a_table(kind):
     assert role_of(kind) is None
 
 
-@pytest.mark.parametrize("kind", ["timestamp[ns, tz=Europe/Berlin]", "timestamp[s]", "date32[day]", "date64[ms]", "time32[ms]", "time64[ns]"])
+@pytest.mark.parametrize(
+    "kind", ["timestamp[ns, tz=Europe/Berlin]", "timestamp[s]", "date32[day]", "date64[ms]", "time32[ms]", "time64[ns]"]
+)
 def test_types_are_found_again_by_their_name(kind):
     assert str(arrow_type(kind)) == kind
 
