@@ -153,7 +153,7 @@ class TableEncoding(nn.Module):
         lit = self.lit[torch.minimum(index, self.last)]
         dark = -self.level_shift / self.level_scale
         light = torch.cat([(1 - self.level_shift) / self.level_scale, dark.new_zeros(1)])
-        base = torch.cat([dark, dark.new_zeros(1)]).expand(len(x), -1)
+        base = torch.cat([dark, dark.new_zeros(1)]).expand(x.shape[0], -1)  # len() would fix the batch in an exported program
         return base.scatter(1, lit, light[lit])[:, :-1]
 
     def _circles(self, x: Tensor) -> Tensor:
