@@ -1,11 +1,17 @@
 """Tables for the tests of columns, encodings and detectors: every kind of column, with gaps, of a stated seed."""
 
+import dataclasses
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
+from raeflow import variants
 from raeflow.data import load
-from raeflow.study import Data
+from raeflow.detector import Detector
+from raeflow.study import Calibration, Data
+from raeflow.training import Fitted
 
 DAY_US = 86_400_000_000
 
@@ -49,3 +55,14 @@ def trained(folder, columns, held=None, **said):
     files = {name: write(folder / f"{name}.parquet", columns if name == "train" or held is None else held) for name in
              ("train", "validate", "calibrate", "test")}  # fmt: skip
     return load(Data(files.pop("train"), **files, **{"columns": list(columns), **said}))
+
+
+def untrained(loaded, seed=0, members=1):
+    """A detector of models that no training has touched: what it does with rows does not depend on how good it is."""
+    fitted = []
+    for i in range(members):
+        torch.manual_seed(seed + i)
+        hyper = dataclasses.asdict(variants.get("autoencoder").published(loaded.spec.shape))
+        model = variants.build("autoencoder", loaded.spec.shape, hyper)
+        fitted.append(Fitted("autoencoder", hyper, loaded.spec.shape, model.state_dict(), [{"epoch": 1, "validation_loss": 0.5}], 1))
+    return Detector.assemble(fitted, loaded, Calibration())

@@ -171,7 +171,13 @@ def _parsed(column: pa.ChunkedArray, field: Field, where: str) -> tuple[pa.Chunk
         kind = arrow_type(field.type)
         if pa.types.is_time(kind):  # Arrow reads days with times, but no times alone
             day, nothing = pa.scalar("1970-01-01 ", column.type), pa.scalar("", column.type)
-            column, kind = pc.binary_join_element_wise(day, column, nothing), pa.timestamp("ns")
+            column, kind = pc.binary_join_element_wise(day, column, nothing), pa.timestamp("us")
+        if pa.types.is_timestamp(kind):
+            try:
+                kind = pa.timestamp("us", kind.tz)  # text may be finer than the column
+                return column.cast(kind), kind
+            except pa.ArrowInvalid:
+                kind = pa.timestamp("ns", kind.tz)
         return column.cast(kind), kind
     except pa.ArrowException as error:
         raise RaeflowError(f"{where}column {field.name!r} holds {column.type}, not {field.type}") from error
