@@ -71,9 +71,10 @@ class _Blocks:
     def shifted(self, x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Chosen columns take another value of their kind."""
         chosen = self._chosen(len(x), generator)
-        other = torch.where(self.flags, self._flipped(x, rows), x)
+        there = self._there(x)
+        other = torch.where(self.flags & there, self._flipped(x, rows), x)
         step = torch.randn(x.shape, generator=generator) * log_uniform((len(x), 1), STRENGTHS, generator)
-        other = torch.where(self.moves, x + step * rows.std(0, correction=0), other)
+        other = torch.where(self.moves & there, x + step * rows.std(0, correction=0), other)
         self._relevel(other, x, generator)
         self._turn(other, generator)
         self._lose(other, generator)
@@ -82,12 +83,19 @@ class _Blocks:
     def shrunk(self, x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         """All numbers drawn in to less than half their distance from the mean row."""
         mean = rows.mean(0)
-        return torch.where(self.moves, mean + (x - mean) * torch.rand((len(x), 1), generator=generator) / 2, x)
+        return torch.where(self.moves & self._there(x), mean + (x - mean) * torch.rand((len(x), 1), generator=generator) / 2, x)
 
     def stretched(self, x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         """All numbers moved out to one to four times their distance from the mean row."""
         mean = rows.mean(0)
-        return torch.where(self.moves, mean + (x - mean) * log_uniform((len(x), 1), (1.0, 4.0), generator), x)
+        return torch.where(self.moves & self._there(x), mean + (x - mean) * log_uniform((len(x), 1), (1.0, 4.0), generator), x)
+
+    def _there(self, x: Tensor) -> Tensor:
+        """(N, F) bool: encoded values that stand for a value; where there is a gap, nothing can move."""
+        first, marked = self.encoding.sizes[:2]
+        gone = torch.zeros((len(x), len(self.used)), dtype=torch.bool)
+        gone[:, self.owner[first : first + marked]] = x[:, first : first + marked] > 0
+        return ~gone[:, self.owner]
 
     @staticmethod
     def _flipped(x: Tensor, rows: Tensor) -> Tensor:

@@ -129,7 +129,10 @@ def test_init_writes_a_study_that_builds(rows, tmp_path, monkeypatch, capsys):
 def test_data_show_tells_what_is_seen(rows, capsys):
     assert cli.main(["data", "show", str(rows), "--label", "label"]) == 0
     printed = capsys.readouterr().out
-    assert "(3,)" in printed
+    lines = printed.splitlines()
+    assert lines[0].split() == ["row", "3", "columns,", "3", "values", "for", "the", "model,", "scaling", "standard"]
+    assert [line.split() for line in lines[1:4]] == [["a", "number"], ["b", "number"], ["c", "number"]]
+    assert any("left out: Data(label='label')" in line for line in lines)
     assert "train" in printed
 
 

@@ -65,7 +65,7 @@ def test_numeric_columns_become_a_table_whatever_their_type(tmp_path, dtype):
     names = tuple(f"c{i:02d}" for i in range(12))
     path = write(tmp_path / "rows.parquet", {name: values[:, i] for i, name in enumerate(names)})
     splits = load(Data(path))
-    assert splits.spec == RowSpec(names, "columns", (12,), "uint8" if dtype is np.uint8 else "float32")
+    assert splits.spec == RowSpec(names, "columns", (12,), "uint8" if dtype is np.uint8 else "float32", held=(12,))
     assert splits.train.x.dtype == (torch.uint8 if dtype is np.uint8 else torch.float32)
     np.testing.assert_array_equal(everything(splits), sort(values.astype(np.float32)))
 
@@ -276,7 +276,9 @@ def test_filters_and_labels_are_never_taken_for_features(tmp_path):
     path = write(tmp_path / "rows.parquet", columns)
     assert inspect(Data(path, label="kind", normal=pc.field("unit") > 5)).columns == ("a", "b")
     assert inspect(Data(path, label="kind", normal=[("unit", ">", 5)])).columns == ("a", "b")
-    assert inspect(Data(path)).columns == ("a", "b", "kind", "unit")
+    assert inspect(Data(path)).columns == ("a", "b", "kind")
+    assert dict(load(Data(path)).left_out) == {"unit": "a counter of rows: all of 300 values differ"}
+    assert inspect(Data(path, columns=("a", "b", "kind", "unit"))).columns == ("a", "b", "kind", "unit")
 
 
 def test_training_files_may_lack_the_label(tmp_path):

@@ -182,14 +182,18 @@ def test_a_row_group_beyond_memory_is_refused(tmp_path):
 
 def test_faults_are_told_with_their_place_in_a_stream_too(tmp_path):
     x = np.random.default_rng(0).standard_normal((3000, 2))
-    x[1234, 1] = np.nan
+    x[1234, 1] = np.inf
     pq.write_table(pa.table({"a": x[:, 0], "b": x[:, 1]}), tmp_path / "rows.parquet", row_group_size=1000)
-    with pytest.raises(RaeflowError, match=r"rows\.parquet, row group 1, column 'b', row 234: value nan is not finite"):
+    with pytest.raises(RaeflowError, match=r"rows\.parquet, row group 1, column 'b', row 234: value inf is not finite"):
         load(Data(tmp_path / "rows.parquet", memory=20_000))
     x[:, 1] = 2
     pq.write_table(pa.table({"a": x[:, 0], "b": x[:, 1]}), tmp_path / "rows.parquet", row_group_size=1000)
-    with pytest.raises(RaeflowError, match=r"'b' \(2\) is constant"):
-        load(Data(tmp_path / "rows.parquet", memory=20_000))
+    splits = load(Data(tmp_path / "rows.parquet", memory=20_000))
+    assert splits.told() == [("a", "number"), ("b", "constant, watched")]
+    parts = pa.table({"b": x[:, 1], "part": np.array([*["train"] * 7, "val", "cal", "test"] * 300)})
+    pq.write_table(parts, tmp_path / "parts.parquet", row_group_size=1000)
+    with pytest.raises(RaeflowError, match=r"column 'b' \(2\) is constant in the train split"):
+        load(Data(tmp_path / "parts.parquet", memory=6_000, columns="b", split="part"))
 
 
 # --- training ----------------------------------------------------------------------------------------------------------------

@@ -66,6 +66,8 @@ def store(columns: Sequence[pa.ChunkedArray], spec: RowSpec, where: str, words: 
     stored: list[Floats] = []
     for field, place, column in zip(spec.fields, spec.places, columns, strict=True):
         if pa.types.is_null(column.type):
+            if field.role == "category" and words is not None:
+                words[place] = []
             stored += [np.full(len(column), np.nan, np.float32)] * field.slots
         elif field.role == "clock":
             stored += _clock(column, field, where)
@@ -115,10 +117,13 @@ def _codes(column: pa.ChunkedArray, field: Field, where: str) -> tuple[Floats, l
     parts = []
     for chunk in column.chunks:
         words = chunk.dictionary.cast(pa.string()).to_pylist()
-        places = [np.nan if word is None else learnt.setdefault(word, float(len(learnt))) for word in words]
-        lookup = np.asarray([*places, np.nan], np.float32)
-        indices = chunk.indices.fill_null(len(words)) if chunk.null_count else chunk.indices
-        parts.append(lookup[indices.to_numpy(zero_copy_only=False)])
+        indices = chunk.indices.cast(pa.int64()).fill_null(len(words)).to_numpy()  # a gap's index may not fit a narrow type
+        used = np.bincount(indices, minlength=len(words)) > 0  # a dictionary may list words that no row has
+        places = [
+            np.nan if word is None or not here else learnt.setdefault(word, float(len(learnt)))
+            for word, here in zip(words, used[: len(words)], strict=True)
+        ]
+        parts.append(np.asarray([*places, np.nan], np.float32)[indices])
     return np.concatenate(parts) if parts else np.empty(0, np.float32), list(learnt)
 
 
@@ -159,11 +164,20 @@ def _ticks(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def _parsed(column: pa.ChunkedArray, field: Field, where: str) -> tuple[pa.ChunkedArray, pa.DataType]:
-    """Text that shows a time, as JSON has it, as the column's own type."""
+    """Text that shows a time, as JSON has it, as a type that is read like the column's own."""
     try:
         if not is_text(column.type):
             raise pa.ArrowInvalid(f"{column.type} is no time")
         kind = arrow_type(field.type)
+        if pa.types.is_time(kind):  # Arrow reads days with times, but no times alone
+            day, nothing = pa.scalar("1970-01-01 ", column.type), pa.scalar("", column.type)
+            column, kind = pc.binary_join_element_wise(day, column, nothing), pa.timestamp("us")
+        if pa.types.is_timestamp(kind):
+            try:
+                kind = pa.timestamp("us", kind.tz)  # text may be finer than the column
+                return column.cast(kind), kind
+            except pa.ArrowInvalid:
+                kind = pa.timestamp("ns", kind.tz)
         return column.cast(kind), kind
     except pa.ArrowException as error:
         raise RaeflowError(f"{where}column {field.name!r} holds {column.type}, not {field.type}") from error

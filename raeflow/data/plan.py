@@ -108,7 +108,8 @@ def _agree(footer: Footer, first: Footer, names: Sequence[str], spec: RowSpec) -
             raise RaeflowError(f"{footer.piece.uri}: no column named {name!r}{more}; columns are {have}")
         mine = footer.schema.field(at).type
         theirs = first.schema.field(name).type if name in first.schema.names else mine
-        alike = spec.kind == "mixed" and (role_of(mine) == role_of(theirs) or pa.types.is_null(mine))
+        empty = bool(spec.held) and (pa.types.is_null(mine) or pa.types.is_null(theirs))
+        alike = empty or (spec.kind == "mixed" and role_of(mine) == role_of(theirs))
         if name in spec.columns and mine != theirs and not alike:
             other = f"{theirs} in {first.piece.uri}"
             raise RaeflowError(f"{footer.piece.uri}: column {name!r} holds {mine}, but {other}; files of one set share a schema")

@@ -33,8 +33,8 @@ _IMAGES = 100
 
 def sniff(data: Data, footers: Sequence[Footer]) -> tuple[RowSpec, Reasons]:
     """The row that `data` means in these files, which are checked to agree on it, and why other columns are no part of it."""
-    footer = footers[0]
-    schema, where = footer.schema, footer.piece.uri
+    footers = [replace(footers[0], schema=_typed(footers)), *footers[1:]]
+    schema, where = footers[0].schema, footers[0].piece.uri
     columns, left = (tuple(data.columns), []) if data.columns is not None else _candidates(data, footers)
     for name in columns:
         _field(schema, name, where)
@@ -95,6 +95,16 @@ def _field(schema: pa.Schema, name: str, where: str) -> pa.Field:
         return schema.field(at[0])
     have = ", ".join(repr(n) for n in schema.names[:20]) + (", ..." if len(schema.names) > 20 else "")
     raise RaeflowError(f"{where}: {'no' if not at else len(at)} column{'s'[: len(at)]} named {name!r}; columns are {have}")
+
+
+def _typed(footers: Sequence[Footer]) -> pa.Schema:
+    """The first file's schema; a column of it that has no values, and so no type, has that of a file where it has some."""
+    schema = footers[0].schema
+    for at, field in enumerate(schema):
+        if pa.types.is_null(field.type):
+            others = [f.schema.field(field.name) for f in footers if len(f.schema.get_all_field_indices(field.name)) == 1]
+            schema = schema.set(at, next((other for other in others if not pa.types.is_null(other.type)), field))
+    return schema
 
 
 def _candidates(data: Data, footers: Sequence[Footer]) -> tuple[tuple[str, ...], Reasons]:
@@ -174,13 +184,16 @@ def _stored_field(name: str, kind: pa.DataType, asked: str | None, where: str) -
 
 
 def _has_nulls(footer: Footer, columns: Sequence[str]) -> bool:
-    """Whether a file's footer tells of a null in one of the columns."""
+    """Whether a file may have a null in one of the columns, as far as its footer tells."""
     metadata = footer.metadata
+    if any(pa.types.is_null(footer.schema.field(name).type) for name in columns if name in footer.schema.names):
+        return True
+    optional = {name for name in columns if name in footer.schema.names and footer.schema.field(name).nullable}
     for group in range(metadata.num_row_groups):
         for leaf in range(metadata.num_columns):
             column = metadata.row_group(group).column(leaf)
             known = column.statistics is not None and column.statistics.has_null_count
-            if column.path_in_schema in columns and known and column.statistics.null_count:
+            if column.path_in_schema in optional and (not known or column.statistics.null_count):
                 return True
     return False
 

@@ -121,14 +121,17 @@ def source(spec: RowSpec) -> str:
 def signature(spec: RowSpec) -> ModelSignature:
     """Named columns of tables, each optional since a gap is no mistake, else one tensor (-1, *shape) of the rows' own type.
 
-    Numbers are doubles, flags booleans, categories strings, clocks datetimes (times of day strings); score and flag come out.
+    Numbers are doubles, categories strings, clocks datetimes (times of day strings). Flags and clocks of a time zone are of
+    any type: MLflow would take a null boolean for false, and refuses a zone. Score and flag come out.
     """
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+    from mlflow.types.schema import AnyType
 
     if spec.fields:
-        inputs = Schema([ColSpec(DataType[_served_type(f)], f.name, required=False) for f in spec.fields])
+        types = [AnyType() if _served_type(f) == "any" else DataType[_served_type(f)] for f in spec.fields]
+        inputs = Schema([ColSpec(kind, f.name, required=False) for kind, f in zip(types, spec.fields, strict=True)])
     elif spec.kind == "columns":
         inputs = Schema([ColSpec(DataType.double, name, required=not spec.held) for name in spec.columns])
     else:
@@ -143,10 +146,10 @@ def tabular(spec: RowSpec) -> bool:
 
 
 def _served_type(field: Field) -> str:
-    """Name of the MLflow type of a column."""
+    """Name of the MLflow type of a column; any where MLflow's own would lose gaps or zones."""
     if field.role == "clock":
-        return "string" if field.type.startswith(("time32", "time64")) else "datetime"
-    return {"number": "double", "flag": "boolean", "category": "string"}[field.role]
+        return "string" if field.type.startswith(("time32", "time64")) else "any" if "tz=" in field.type else "datetime"
+    return {"number": "double", "flag": "any", "category": "string"}[field.role]
 
 
 def _example(spec: RowSpec, rows: Any) -> Any:

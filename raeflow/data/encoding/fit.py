@@ -97,12 +97,11 @@ class _Fit:
             return Encoded(f.name, "constant", at, gaps=True, values=(None,))
         if low == high and not gaps:
             return Encoded(f.name, "constant", at, values=(low,))
-        role = self.rules.roles.get(f.name) or ("long_tail" if self.rules.scaling == "asinh" else f.role)
-        few = self.sketch.few[at]
-        if self.rules.scaling in ("auto", "standard") and role in ("number", "flag") and f.name not in self.rules.roles:
+        role, few, mode = self.rules.roles.get(f.name, f.role), self.sketch.few[at], self.rules.scaling
+        if f.name not in self.rules.roles and mode in ("auto", "standard", "asinh"):
             if few is not None and len(few) == 2:
-                role = "flag"
-            elif self.rules.scaling == "auto" and self._far(at, low, high):
+                role = "flag"  # two values have no tail
+            elif role == "number" and (mode == "asinh" or (mode == "auto" and self._far(at, low, high))):
                 role = "long_tail"
         if role == "flag" and (few is None or len(few) != 2):
             role = "number"  # of one value and gaps, or of more than two
@@ -175,7 +174,7 @@ class _Fit:
         for i, c in enumerate(numbers):
             if c.role == "long_tail":
                 centre, breadth = self._bend(c, sample)
-                values, counts = sample.values(c.at)
+                values, counts = self._seen(c, sample)
                 bent = np.arcsinh((values - centre) / breadth)
                 shift[i] = np.average(bent, weights=counts)
                 spread = math.sqrt(np.average((bent - shift[i]) ** 2, weights=counts))
@@ -184,7 +183,7 @@ class _Fit:
                 centres.append(centre)
                 breadths.append(breadth)
             if c.gaps:
-                fills[i] = quantile(*sample.values(c.at), 0.5)
+                fills[i] = quantile(*self._seen(c, sample), 0.5)
         _set(encoding.shift, shift)
         _set(encoding.scale, scale)
         _set(encoding.fill, fills)
@@ -196,6 +195,13 @@ class _Fit:
         _set(encoding.gap_scale, [self._root(share) for share in shares])
         self._fill_levels(encoding)
         _set(encoding.today, [(self.sketch.low[c.at] + self.sketch.high[c.at]) // 2 for c in encoding.clocks])
+
+    def _seen(self, c: Encoded, sample: Sample) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """A number's values in order and their counts; its ends where the sample has none, as of a column that is nearly always a gap."""
+        values, counts = sample.values(c.at)
+        if len(values):
+            return values, counts
+        return np.unique([self.sketch.low[c.at], self.sketch.high[c.at]]), np.ones(1 + (self.sketch.low[c.at] < self.sketch.high[c.at]))
 
     def _root(self, share: float) -> float:
         """Deviation of an indicator, not below that of the rarest level that stands alone."""
@@ -234,7 +240,7 @@ class _Fit:
 
     def _bend(self, c: Encoded, sample: Sample) -> tuple[float, float]:
         """Centre and breadth of asinh: from the other end where one tail is long, else from the median."""
-        values, counts = sample.values(c.at)
+        values, counts = self._seen(c, sample)
         low, high, middle = float(self.sketch.low[c.at]), float(self.sketch.high[c.at]), quantile(values, counts, 0.5)
         centre = middle
         if high - middle > _ONE_SIDED * (middle - low):

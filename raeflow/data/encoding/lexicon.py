@@ -24,6 +24,8 @@ class Lexicon:
         self.known: dict[int, dict[str, int]] = {
             place: {} for field, place in spec.placed if field.role == "category" and field.levels is None
         }
+        self.full: set[int] = set()
+        """Columns with more words than are told apart: in all rows, so that it does not matter which of them came first."""
 
     def learn(self, x: Tensor, words: Words) -> None:
         """Give stored rows (n, K), whose levels are places among a unit's `words`, the places that all units share; in place."""
@@ -31,6 +33,8 @@ class Lexicon:
         for place, own in words.items():
             known = self.known[place]
             shared = [known.setdefault(word, len(known)) if len(known) < MOST_LEVELS else known.get(word, MOST_LEVELS) for word in own]
+            if MOST_LEVELS in shared:
+                self.full.add(place)
             if shared != list(range(len(own))):
                 rows[:, place] = recode(rows[:, place], np.asarray(shared, np.float32))
 
@@ -47,8 +51,7 @@ class Lexicon:
             words = list(self.known[place])
             seen = np.zeros(MOST_LEVELS + 1, np.int64)
             seen[: len(counts[place])] = counts[place]
-            full = bool(seen[MOST_LEVELS])
-            order = [] if full else sorted((i for i in range(len(words)) if seen[i]), key=lambda i: (-seen[i], words[i]))
+            order = [] if place in self.full else sorted((i for i in range(len(words)) if seen[i]), key=lambda i: (-seen[i], words[i]))
             places = np.full(MOST_LEVELS + 1, UNSEEN, np.float32)
             places[order] = np.arange(len(order), dtype=np.float32)
             moved[place] = places

@@ -156,7 +156,7 @@ class TableEncoding(nn.Module):
         lit = self.lit[torch.minimum(index, self.last)]
         dark = -self.level_shift / self.level_scale
         light = torch.cat([(1 - self.level_shift) / self.level_scale, dark.new_zeros(1)])
-        base = torch.cat([dark, dark.new_zeros(1)]).expand(x.shape[0], -1)
+        base = torch.cat([dark, dark.new_zeros(1)]).expand(x.shape[0], -1)  # len() would fix the batch in an exported program
         return base.scatter(1, lit, light[lit])[:, :-1]
 
     def _circles(self, x: Tensor) -> Tensor:
@@ -225,7 +225,8 @@ class TableEncoding(nn.Module):
 
     def _likeliest(self, shown: Tensor, c: Encoded) -> Tensor:
         """The first level of the part with the highest indicator; a gap where that part is the gap's."""
-        first = [math.nan if part == GAP else float(c.codes.index(i)) if i in c.codes else -1.0 for i, part in enumerate(c.parts)]
+        # A part that no level has is that of gaps, by itself or as what is rare.
+        first = [float(c.codes.index(i)) if i in c.codes else math.nan for i in range(len(c.parts))]
         return shown.new_tensor(first)[shown.argmax(1)]
 
     @staticmethod

@@ -1,0 +1,150 @@
+"""Synthetic anomalies of tables are rows that a file could hold: each column changes as its kind can."""
+
+import numpy as np
+import pytest
+import torch
+
+from raeflow import selection, synthetic, synthetic_tables
+from raeflow.errors import RaeflowError
+from raeflow.selection import judge
+from tests.tables import mixed, trained
+
+COUNT = 400
+KINDS = ("permuted", "shifted", "shrunk", "stretched")
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("synthetic"), mixed())
+
+
+@pytest.fixture(scope="module")
+def rows(loaded):
+    return loaded.encoding(loaded.train.x)
+
+
+@pytest.fixture(scope="module")
+def made(loaded, rows):
+    return synthetic_tables.make(rows, loaded.encoding, COUNT, seed=3)
+
+
+def block(loaded, name, values):
+    """The encoded values of one column."""
+    at = [c.name for c in loaded.encoding.columns].index(name)
+    return values[:, loaded.encoding.owner == at]
+
+
+def among(values, known):
+    """(n,) whether each row of `values` is one of the rows of `known`."""
+    return (torch.cdist(values.double(), torch.unique(known, dim=0).double()) < 1e-4).any(1)
+
+
+def test_all_kinds_are_made_and_are_finite(made):
+    assert tuple(made) == KINDS
+    for changed in made.values():
+        assert 0.9 * COUNT < len(changed) <= COUNT
+        assert bool(changed.isfinite().all())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["word", "g_word"])
+def test_categories_stay_patterns_of_one_level(loaded, rows, made, kind, name):
+    assert bool(among(block(loaded, name, made[kind]), block(loaded, name, rows)).all())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_flags_take_one_of_their_two_values(loaded, rows, made, kind):
+    for name in ("flag", "g_flag"):
+        legal = block(loaded, name, rows)[:, :1]
+        assert len(torch.unique(legal)) == 2 + (name == "g_flag") * (len(torch.unique(legal)) > 2)
+        assert bool(among(block(loaded, name, made[kind])[:, :1], legal).all())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["moment", "g_moment", "day", "time"])
+def test_clocks_stay_on_their_circles(loaded, made, kind, name):
+    points = block(loaded, name, made[kind])
+    gap = torch.zeros(len(points), dtype=torch.bool)
+    if name.startswith("g_"):
+        gap, points = points[:, 0] > 0, points[:, 1:]
+    squares = points.square().reshape(len(points), -1, 2).sum(2)
+    torch.testing.assert_close(squares[~gap], torch.ones_like(squares[~gap]), rtol=1e-4, atol=1e-4)
+    assert bool((squares[gap] == 0).all()), "a gap is the middle of all its circles"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gaps_are_whole_and_only_where_train_had_gaps(loaded, rows, made, kind):
+    for name in ("g_number", "g_flag", "g_moment"):
+        where = -1 if name != "g_moment" else 0
+        marks = block(loaded, name, rows)[:, where]
+        values = block(loaded, name, made[kind])
+        assert bool(among(values[:, [where]], marks[:, None]).all())
+        lost = values[:, where] > 0
+        if kind != "permuted" or name != "g_flag":
+            empty = block(loaded, name, rows)[marks > 0][:1]
+            torch.testing.assert_close(values[lost], empty.expand(int(lost.sum()), -1), rtol=1e-4, atol=1e-4)
+    back = loaded.encoding.inverse(made[kind])
+    ungapped = [p for f, p in loaded.spec.placed if not f.name.startswith("g_")]
+    assert not back[:, ungapped].isnan().any()
+
+
+def test_shifted_columns_really_change_and_every_column_does_now_and_then(loaded, rows):
+    blocks = synthetic_tables._Blocks(loaded.encoding)  # noqa: SLF001
+    for maker in (blocks.permuted, blocks.shifted):
+        changed = maker(rows, rows, torch.Generator().manual_seed(0))
+        by_column = loaded.encoding.by_column((changed - rows).square()) > 1e-6
+        for i, column in enumerate(loaded.encoding.columns):
+            share = float(by_column[:, i].float().mean())
+            assert share == 0 if column.name == "still" else 0.1 < share < 0.8, column.name
+
+
+@pytest.mark.parametrize("kind", ["shrunk", "stretched"])
+def test_rows_are_drawn_in_or_out_by_their_numbers_alone(loaded, rows, kind):
+    blocks = synthetic_tables._Blocks(loaded.encoding)  # noqa: SLF001
+    changed = getattr(blocks, kind)(rows, rows, torch.Generator().manual_seed(0))
+    numbers = [i for i, c in enumerate(loaded.encoding.columns) if c.name in ("number", "g_number", "tail")]
+    moved = torch.isin(loaded.encoding.owner, torch.tensor(numbers)) & (torch.arange(rows.shape[1]) < loaded.encoding.sizes[0])
+    assert torch.equal(changed[:, ~moved], rows[:, ~moved])
+    mean = rows.mean(0)
+    ratio = ((changed - mean).norm(dim=1) ** 2 - (rows - mean)[:, ~moved].norm(dim=1) ** 2).clamp_min(0).sqrt() / (rows - mean)[
+        :, moved
+    ].norm(dim=1)
+    low, high = (0, 0.5) if kind == "shrunk" else (1, 4)
+    assert float(ratio.min()) >= low - 1e-2
+    assert float(ratio.max()) <= high + 1e-2
+
+
+def test_the_same_seed_makes_the_same_rows(loaded, rows, made):
+    again = synthetic_tables.make(rows, loaded.encoding, COUNT, seed=3)
+    other = synthetic_tables.make(rows, loaded.encoding, COUNT, seed=4)
+    for kind in KINDS:
+        assert torch.equal(again[kind], made[kind])
+        assert not torch.equal(other[kind][:50], made[kind][:50])
+
+
+def test_numbers_alone_are_changed_as_ever(tmp_path):
+    drawn = np.random.default_rng(0)
+    columns = {"a": drawn.standard_normal(500), "b": drawn.standard_normal(500), "f": drawn.integers(0, 2, 500)}
+    loaded = trained(tmp_path, columns)
+    assert not synthetic_tables.typed(loaded.encoding)
+    assert synthetic_tables.typed(trained(tmp_path / "gaps", {**columns, "c": np.where(columns["f"] == 1, np.nan, columns["b"])}).encoding)
+    ours = judge("synthetic", loaded, seed=5).anomalies
+    scaled = loaded.encoding(loaded.validate.x)
+    assert len(scaled) <= selection.NORMAL
+    expected = synthetic.make(scaled, max(selection.FEWEST, min(selection.MOST, 2 * len(scaled))), seed=5)
+    assert tuple(ours) == tuple(expected) == KINDS
+    for kind in KINDS:
+        assert torch.equal(ours[kind], expected[kind])
+
+
+def test_a_search_judges_typed_rows_by_typed_anomalies(loaded):
+    ours = judge("synthetic", loaded, seed=5).anomalies
+    legal = block(loaded, "word", loaded.encoding(loaded.train.x))
+    assert all(bool(among(block(loaded, "word", changed), legal).all()) for changed in ours.values())
+
+
+def test_rows_that_are_all_alike_are_refused(loaded, rows):
+    still = rows[:1].expand(50, -1)
+    assert set(synthetic_tables.make(still, loaded.encoding, 50, 0)) == {"shifted"}, "one row alone can only be changed by its kinds"
+    with pytest.raises(RaeflowError, match="all the same constant"):
+        synthetic.make(torch.ones(50, 3), 50, 0)
