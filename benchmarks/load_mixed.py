@@ -1,7 +1,7 @@
 """From a file of mixed columns to numbers a model can take: raeflow beside pandas and scikit-learn, each in a process of its own.
 
     raeflow   `load`: every row read, checked, hashed into one of four splits; the encoding fitted on train (60 % of the rows);
-              then one epoch of shuffled, encoded float32 batches of 256 train rows, as training sees them
+              then one epoch of shuffled, encoded float32 batches of 256 train rows by one torch thread, as training sees them
     sklearn   pandas.read_parquet; the first 60 % of the rows, a slice that costs nothing; `ColumnTransformer` fitted on them and
               applied to them: medians, gap indicators and `StandardScaler` for numbers and flags, dense `OneHotEncoder` that
               takes levels below 1 % together, sine and cosine of hour and weekday; one float64 matrix, unshuffled
@@ -28,9 +28,12 @@ TRAIN, BATCH = 0.6, 256
 
 def raeflow(path: Path) -> int:
     """Train rows that came by, encoded."""
+    import torch
+
     from raeflow.data.load import load
     from raeflow.study import Data
 
+    torch.set_num_threads(1)  # as training does
     splits = load(Data(path, memory=1 << 40, fractions=(TRAIN, 0.1, 0.1, 0.2)))
     return sum(len(splits.encoding(raw.x)) for raw in splits.train.batches(BATCH, seed=0))
 

@@ -51,8 +51,9 @@ def look(footers: Sequence[Footer], names: Sequence[str]) -> list[pa.Table]:
 def _first(footer: Footer, group: int, names: Sequence[str], rows: int) -> pa.Table:
     piece = footer.piece
     held = [name for name in names if name in footer.schema.names]
+    words = [name for name in held if is_text(footer.schema.field(name).type)]
     try:
-        with piece.filesystem.open_input_file(piece.path) as file, pq.ParquetFile(file) as parquet:
+        with piece.filesystem.open_input_file(piece.path) as file, pq.ParquetFile(file, read_dictionary=words) as parquet:
             if footer.metadata.row_group(group).num_rows > _WHOLE:
                 return pa.Table.from_batches([next(parquet.iter_batches(batch_size=rows, row_groups=[group], columns=held))])
             table = parquet.read_row_group(group, columns=held)
@@ -73,8 +74,9 @@ def survey(footers: Sequence[Footer], fields: Sequence[pa.Field], label: str | N
             left.append((field.name, why))
         else:
             free.append(field)
-    named = [field.name for field in free]
-    parts = look(footers, [*named, *([label] if label else [])])
+    # Of other columns names and types say all: nothing is concluded from their values.
+    asked = [field.name for field in free if _words(field.type) or pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)]
+    parts = look(footers, [*asked, *([label] if label and asked else [])]) if asked else []
     chosen = []
     for field in free:
         columns = [part[field.name] for part in parts if field.name in part.column_names]
