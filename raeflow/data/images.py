@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from raeflow.data.rows import RowSpec, Shape
@@ -32,7 +32,12 @@ def sniff(encoded: bytes, where: str) -> tuple[Shape, str]:
             channels = 1 if image.mode in ("1", "L", "LA", *_DEEP) else 3
             return (channels, image.height, image.width), "float32" if image.mode in _DEEP else "uint8"
     except _BAD as error:
-        raise RaeflowError(f"{where}: {len(encoded)} bytes that are no image ({error})") from error
+        raise RaeflowError(f"{where}: {len(encoded)} bytes that are no image ({_why(error)})") from error
+
+
+def _why(error: Exception) -> str:
+    """What Pillow says, which of bytes that it does not know is no more than where they lie in memory."""
+    return "of no format that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def encoded_bytes(column: pa.ChunkedArray | pa.Array, name: str, where: str, first: int) -> Any:
@@ -69,7 +74,7 @@ def decode(column: pa.ChunkedArray, spec: RowSpec, where: str, first: int) -> Te
                     )
                 out[row] = _pixels(image, channels, (width, height), spec.dtype)
         except _BAD as error:
-            raise RaeflowError(f"{place}: {buffer.size} bytes that are no whole image ({error})") from error
+            raise RaeflowError(f"{place}: {buffer.size} bytes that are no whole image ({_why(error)})") from error
 
     if len(cells) < _THREADED or pa.cpu_count() < 2:
         for row in range(len(cells)):
