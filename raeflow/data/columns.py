@@ -67,6 +67,8 @@ def store(columns: Sequence[pa.ChunkedArray], spec: RowSpec, where: str, words: 
     for field, place, column in zip(spec.fields, spec.places, columns, strict=True):
         if pa.types.is_null(column.type):
             stored += [np.full(len(column), np.nan, np.float32)] * field.slots
+            if words is not None and field.role == "category":
+                words[place] = []
         elif field.role == "clock":
             stored += _clock(column, field, where)
         elif field.role == "category":
