@@ -79,13 +79,23 @@ def survey(footers: Sequence[Footer], fields: Sequence[pa.Field], label: str | N
     parts = look(footers, [*asked, *([label] if label and asked else [])]) if asked else []
     chosen = []
     for field in free:
-        columns = [part[field.name] for part in parts if field.name in part.column_names]
+        columns = [part[field.name] for part in parts if _alike(part, field)]
         why = _by_name(field, label) or _by_values(field, columns) or (_leak(field, parts, label) if label else "")
         if why:
             left.append((field.name, why))
         else:
             chosen.append(field.name)
     return chosen, left
+
+
+def _alike(part: pa.Table, field: pa.Field) -> bool:
+    """Whether rows of a file have the column as the first file has it; if not, it is refused when all files are compared."""
+    return part.column_names.count(field.name) == 1 and role_of(part[field.name].type) == role_of(field.type)
+
+
+def _tells(part: pa.Table, label: str) -> bool:
+    """Whether rows of a file have a label that is one."""
+    return part.column_names.count(label) == 1 and role_of(part[label].type) in ("number", "flag", "category")
 
 
 def _by_type(field: pa.Field) -> str:
@@ -119,7 +129,7 @@ def _by_values(field: pa.Field, columns: Sequence[pa.ChunkedArray]) -> str:
             spaces = sum(pc.sum(pc.match_substring(c, " ")).as_py() or 0 for c in plain)
             kind = "free text" if spaces > 0.5 * rows else "an id"
             return f"{kind}: {different:,} different values in {rows:,} rows"
-    if pa.types.is_integer(field.type) and all(c.null_count == 0 for c in columns):
+    if pa.types.is_integer(field.type) and all(pa.types.is_integer(c.type) and c.null_count == 0 for c in columns):
         values = np.concatenate([np.asarray(c.to_numpy()) for c in columns])
         steps = values[1:] > values[:-1]
         counts = bool(steps.all()) and bool((values[1:] - values[:-1] == 1).mean() > 0.5)
@@ -135,7 +145,7 @@ def _id_name(name: str) -> bool:
 
 def _leak(field: pa.Field, parts: Sequence[pa.Table], label: str) -> str:
     """Whether each of a column's values goes with one label alone: then it is the label in other words."""
-    pairs = [part.select([field.name, label]) for part in parts if {field.name, label} <= set(part.column_names)]
+    pairs = [part.select([field.name, label]) for part in parts if _alike(part, field) and _tells(part, label)]
     if not pairs or not (_words(field.type) or pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)):
         return ""
     both = pa.concat_tables([pa.table({"v": p[field.name].cast(pa.string()), "l": p[label].cast(pa.string())}) for p in pairs]).drop_null()
