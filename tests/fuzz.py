@@ -40,9 +40,9 @@ _TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 def schema(drawn: np.random.Generator) -> pa.Schema:
     """1 to 9 columns; now and then two of one name."""
     weights = np.array([w for _, w in FAMILIES])
-    families = drawn.choice(len(FAMILIES), int(_one(drawn, [1, 2, 3, 4, 4, 5, 6, 7, 9])), p=weights / weights.sum())
+    families = drawn.choice(len(FAMILIES), int(one(drawn, [1, 2, 3, 4, 4, 5, 6, 7, 9])), p=weights / weights.sum())
     plain = drawn.random() < 0.25  # a table of numbers alone
-    kinds = [_one(drawn, FAMILIES[drawn.choice(2) if plain else f][0]) for f in families]
+    kinds = [one(drawn, FAMILIES[drawn.choice(2) if plain else f][0]) for f in families]
     shares = np.array([1.0] * 12 + [0.06] * (len(NAMES) - 12))
     names = drawn.choice(len(NAMES), len(kinds), replace=False, p=shares / shares.sum())
     if drawn.random() < 0.01:
@@ -57,7 +57,7 @@ def table(drawn: np.random.Generator, wanted: pa.Schema, rows: int, strange: flo
 
 def column(drawn: np.random.Generator, kind: pa.DataType, rows: int, strange: float = 0.0) -> pa.Array:
     """Values of one type: usual ones, one alone, none at all, or few; a share is null."""
-    holes = float(_one(drawn, [0, 0, 0, 0, 0.02, 0.3, 1 if drawn.random() < 0.1 else 0]))
+    holes = float(one(drawn, [0, 0, 0, 0, 0.02, 0.3, 1 if drawn.random() < 0.1 else 0]))
     mask = drawn.random(rows) < holes
     if pa.types.is_dictionary(kind):
         return _dictionary(drawn, kind, rows, mask)
@@ -99,27 +99,27 @@ def _whole(drawn: np.random.Generator, kind: pa.DataType, rows: int, strange: bo
     way = drawn.integers(5)
     if way == 0:
         return np.arange(rows) % min(info.max, 10**6)
-    low = 0 if info.min == 0 else int(_one(drawn, [0, -5]))
-    high = min(info.max, int(_one(drawn, [2, 10, 100, 10**6])))
+    low = 0 if info.min == 0 else int(one(drawn, [0, -5]))
+    high = min(info.max, int(one(drawn, [2, 10, 100, 10**6])))
     return drawn.integers(low, high, rows) if way < 4 else np.minimum(drawn.pareto(1, rows) * 3, high)
 
 
 def _floats(drawn: np.random.Generator, kind: pa.DataType, rows: int, strange: bool) -> pa.Array:
-    scale = float(_one(drawn, [1, 1, 1, 100, 1e-6]))
-    values = drawn.normal(size=rows) * scale + float(_one(drawn, [0, 0, 3]))
+    scale = float(one(drawn, [1, 1, 1, 100, 1e-6]))
+    values = drawn.normal(size=rows) * scale + float(one(drawn, [0, 0, 3]))
     if drawn.random() < 0.1:
         values = drawn.pareto(0.7, rows)
     if drawn.random() < 0.15:
         values[drawn.random(rows) < 0.05] = np.nan
     if strange and rows:
-        values[int(drawn.integers(rows))] = _one(drawn, [np.inf, -np.inf, 3e38, -3e38, 1e39, 1e300, -0.0, 1e-320])
+        values[int(drawn.integers(rows))] = one(drawn, [np.inf, -np.inf, 3e38, -3e38, 1e39, 1e300, -0.0, 1e-320])
     with np.errstate(over="ignore"):
         return pa.array(values.astype(kind.to_pandas_dtype()), kind)
 
 
 def _words(drawn: np.random.Generator, rows: int, strange: bool) -> list[str]:
     if strange or drawn.random() < 0.1:
-        return [f"{_one(drawn, WORDS)}{i}" for i in range(rows)]
+        return [f"{one(drawn, WORDS)}{i}" for i in range(rows)]
     some = drawn.choice(WORDS, int(drawn.integers(1, 12)))
     return list(some[np.minimum(drawn.geometric(0.4, rows) - 1, len(some) - 1)])
 
@@ -137,7 +137,7 @@ def _dictionary(drawn: np.random.Generator, kind: pa.DataType, rows: int, mask: 
 
 
 def _clock(drawn: np.random.Generator, kind: pa.DataType, rows: int, strange: bool) -> pa.Array:
-    days = drawn.integers(0, int(_one(drawn, [1, 3, 30, 1000, 4000])), rows) + int(_one(drawn, [0, 20_000, -3000]))
+    days = drawn.integers(0, int(one(drawn, [1, 3, 30, 1000, 4000])), rows) + int(one(drawn, [0, 20_000, -3000]))
     seconds = drawn.integers(0, _DAY, rows)
     if pa.types.is_date(kind):
         return pa.array((days * (1000 if strange else 1)).astype(np.int32), pa.int32()).cast(pa.date32()).cast(kind)
@@ -167,12 +167,12 @@ def _odd(drawn: np.random.Generator, kind: pa.DataType, rows: int) -> pa.Array:
     return pa.array([drawn.bytes(4) for _ in range(rows)], kind)
 
 
-def restored(drawn: np.random.Generator, held: pa.Table) -> pa.Table:
+def restored(drawn: np.random.Generator, held: pa.Table, share: float = 0.2) -> pa.Table:
     """The same values in other storage, where they fit: what another writer might have made of the column."""
     columns = []
     for name, values in zip(held.column_names, held.columns, strict=True):
-        others = _others(values.type) if drawn.random() < 0.4 else []
-        columns.append((name, _cast(values, _one(drawn, others)) if others else values))
+        others = _others(values.type) if drawn.random() < share else []
+        columns.append((name, _cast(values, one(drawn, others)) if others else values))
     order = drawn.permutation(len(columns))
     return pa.Table.from_arrays([columns[i][1] for i in order], names=[columns[i][0] for i in order])
 
@@ -180,17 +180,17 @@ def restored(drawn: np.random.Generator, held: pa.Table) -> pa.Table:
 def _others(kind: pa.DataType) -> list[pa.DataType]:
     types = pa.types
     if types.is_boolean(kind):
-        return [pa.int8(), pa.float32(), pa.string()]
+        return [pa.int8(), pa.float32(), pa.int64(), pa.string()]
     if types.is_integer(kind):
-        return [pa.int64(), pa.float64(), pa.int16(), pa.decimal128(20, 1), pa.string(), pa.bool_()]
+        return [pa.int64(), pa.int64(), pa.float64(), pa.int32(), pa.int16(), pa.decimal128(20, 1), pa.string(), pa.bool_(), pa.null()]
     if types.is_floating(kind) or types.is_decimal(kind):
-        return [pa.float64(), pa.float32(), pa.float16(), pa.int32(), pa.string()]
+        return [pa.float64(), pa.float64(), pa.float32(), pa.float16(), pa.float16(), pa.int32(), pa.string(), pa.null()]
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        return [*TEXTS, pa.dictionary(pa.int32(), pa.string()), pa.binary(), pa.null()]
+        return [*TEXTS, *TEXTS, pa.dictionary(pa.int32(), pa.string()), pa.binary(), pa.null()]
     if types.is_dictionary(kind):
         return [kind.value_type, pa.string(), pa.null()]
     if types.is_timestamp(kind):
-        return [pa.timestamp("ns", kind.tz), pa.timestamp("s"), pa.timestamp("us", "UTC"), pa.date32(), pa.string(), pa.int64()]
+        return [*(pa.timestamp(unit, zone) for unit in _TICKS for zone in (kind.tz, "UTC")), pa.date32(), pa.string(), pa.int64(), pa.null()]
     return [pa.string(), pa.null(), pa.int64()]
 
 
@@ -203,5 +203,6 @@ def _cast(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
         return values
 
 
-def _one(drawn: np.random.Generator, of: list) -> object:
+def one(drawn: np.random.Generator, of: list) -> object:
+    """One of them."""
     return of[int(drawn.integers(len(of)))]
