@@ -1,10 +1,10 @@
 """From a file of mixed columns to numbers a model can take: raeflow beside pandas and scikit-learn, each in a process of its own.
 
-    raeflow   `load`: every row read, checked, hashed into one of four splits; the encoding fitted on train (60 % of the rows);
-              then one epoch of shuffled, encoded float32 batches of 256 train rows by one torch thread, as training sees them
-    sklearn   pandas.read_parquet; the first 60 % of the rows, a slice that costs nothing; `ColumnTransformer` fitted on them and
-              applied to them: medians, gap indicators and `StandardScaler` for numbers and flags, dense `OneHotEncoder` that
-              takes levels below 1 % together, sine and cosine of hour and weekday; one float64 matrix, unshuffled
+raeflow   `load`: every row read, checked, hashed into one of four splits; the encoding fitted on train (60 % of the rows);
+          then one epoch of shuffled, encoded float32 batches of 256 train rows by one torch thread, as training sees them
+sklearn   pandas.read_parquet; the first 60 % of the rows, a slice that costs nothing; `ColumnTransformer` fitted on them and
+          applied to them: medians, gap indicators and `StandardScaler` for numbers and flags, dense `OneHotEncoder` that
+          takes levels below 1 % together, sine and cosine of hour and weekday; one float64 matrix, unshuffled
 """
 
 from __future__ import annotations

@@ -32,7 +32,26 @@ NAMES = [
     "a", "b", "c", "amount", "count", "kind", "place", "when", "flag", "x1", "x2", "x3", "label", "id", "split", "anomaly_score", "is_anomaly",
     "order_id", "schlüssel", "日付", "a b", "f.x", "quo'te", 'dou"ble', "Label", "__index_level_0__", "class",
 ]  # fmt: skip
-WORDS = ["", "a", "b", "red", "green", "blue", "naïve", "日本", "a b c", "NaN", "null", "0", "(other)", "(gap)", "x" * 300, "\t", "e\u0301", "🙂"]
+WORDS = [
+    "",
+    "a",
+    "b",
+    "red",
+    "green",
+    "blue",
+    "naïve",
+    "日本",
+    "a b c",
+    "NaN",
+    "null",
+    "0",
+    "(other)",
+    "(gap)",
+    "x" * 300,
+    "\t",
+    "e\u0301",
+    "🙂",
+]
 _DAY = 86_400
 _TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
@@ -190,7 +209,13 @@ def _others(kind: pa.DataType) -> list[pa.DataType]:
     if types.is_dictionary(kind):
         return [kind.value_type, pa.string(), pa.null()]
     if types.is_timestamp(kind):
-        return [*(pa.timestamp(unit, zone) for unit in _TICKS for zone in (kind.tz, "UTC")), pa.date32(), pa.string(), pa.int64(), pa.null()]
+        return [
+            *(pa.timestamp(unit, zone) for unit in _TICKS for zone in (kind.tz, "UTC")),
+            pa.date32(),
+            pa.string(),
+            pa.int64(),
+            pa.null(),
+        ]
     return [pa.string(), pa.null(), pa.int64()]
 
 

@@ -30,7 +30,12 @@ from tests import fuzz
 TABLES, BLOCK = 2_000, 100
 TRAINED, FILED = 10, 7
 """One table in so many is trained on; the second table of one in so many is scored from Parquet to Parquet."""
-_ROLES = {"number": ["number", "long_tail", "flag"], "flag": ["flag", "number", "category"], "category": ["category", "out"], "clock": ["clock", "out"]}
+_ROLES = {
+    "number": ["number", "long_tail", "flag"],
+    "flag": ["flag", "number", "category"],
+    "category": ["category", "out"],
+    "clock": ["clock", "out"],
+}
 _SLIPS = re.compile(r"unexpected|Traceback|Error\(|Error:|<class|object at 0x|NoneType")
 
 

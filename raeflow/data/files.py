@@ -175,9 +175,7 @@ def read_footer(piece: Piece) -> Footer:
     return Footer(piece, metadata, schema, hashlib.sha256(size.to_bytes(8, "little") + footer).hexdigest())
 
 
-def read_groups(
-    piece: Piece, groups: Sequence[int], columns: Sequence[str], threads: bool = False, words: Sequence[str] = ()
-) -> pa.Table:
+def read_groups(piece: Piece, groups: Sequence[int], columns: Sequence[str], threads: bool = False, words: Sequence[str] = ()) -> pa.Table:
     """Some row groups of some columns as one table, in the order of the file; `words` are columns of text to be read as dictionaries."""
     try:
         with (

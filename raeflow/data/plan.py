@@ -105,7 +105,9 @@ def _agree(footer: Footer, first: Footer, names: Sequence[str], spec: RowSpec) -
         if len(found) != 1:
             have = ", ".join(map(repr, footer.schema.names[:20]))
             more = f" (it is in {first.piece.uri})" if name in first.schema.names and first is not footer and not found else ""
-            raise RaeflowError(f"{footer.piece.uri}: {len(found) or 'no'} column{'s'[: len(found)]} named {name!r}{more}; columns are {have}")
+            raise RaeflowError(
+                f"{footer.piece.uri}: {len(found) or 'no'} column{'s'[: len(found)]} named {name!r}{more}; columns are {have}"
+            )
         mine = footer.schema.field(found[0]).type
         theirs = first.schema.field(name).type if name in first.schema.names else mine
         alike = spec.kind == "mixed" and (role_of(mine) == role_of(theirs) or pa.types.is_null(mine))

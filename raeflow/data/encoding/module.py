@@ -122,7 +122,7 @@ class TableEncoding(nn.Module):
         """(B, K) as stored, of any numeric dtype, to (B, F) float32."""
         x = x.to(torch.float32)
         if self.plain:
-            return torch.nan_to_num((x - self.shift) / self.scale, nan=0.0, posinf=math.inf, neginf=-math.inf)
+            return torch.nan_to_num(self.standardised(x), nan=0.0, posinf=math.inf, neginf=-math.inf)
         parts = []
         if self.sizes[0]:
             parts.append(self._numbers(x))
@@ -133,6 +133,10 @@ class TableEncoding(nn.Module):
         if self.sizes[3]:
             parts.append(self._circles(x))
         return torch.cat(parts, 1)
+
+    def standardised(self, x: Tensor) -> Tensor:
+        """(B, K) of a table of numbers alone, where none is a gap, to (B, K) float32."""
+        return (x.to(torch.float32) - self.shift) / self.scale
 
     def _numbers(self, x: Tensor) -> Tensor:
         values = x.index_select(1, self.number_at)  # many times as fast as x[:, index]
