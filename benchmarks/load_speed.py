@@ -1,6 +1,7 @@
 """How fast rows come into memory: `load` beside a bare `pq.read_table` of the same columns and a usual pandas route.
 
     python benchmarks/load_speed.py [--rows 400000] [--features 64] [--repeats 5]
+    python benchmarks/load_speed.py --layout mixed [--rows 2000000] [--repeats 5]   words, clocks and gaps: see load_mixed.py
 
 `load` does more than its peers: it refuses NaN, hashes every row into one of four splits and fits the
 scaling. Prints GB/s of row values (medians; routes take turns, so that a busy machine disturbs all alike)
@@ -23,6 +24,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
 
+import load_mixed
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -104,11 +106,19 @@ def _high_water() -> float:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=400_000)
+    parser.add_argument("--layout", choices=("numbers", "mixed"), default="numbers")
+    parser.add_argument("--rows", type=int, help="400,000 of numbers, 2,000,000 of mixed columns")
     parser.add_argument("--features", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peak", nargs=3, metavar=("ROUTE", "PATH", "COLUMNS"), help=argparse.SUPPRESS)
+    parser.add_argument("--route", nargs=2, metavar=("ROUTE", "PATH"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.route:
+        load_mixed.child(asked.route[0], Path(asked.route[1]))
+        return
+    if asked.layout == "mixed":
+        sys.exit(0 if load_mixed.compare(asked.rows or 2_000_000, asked.repeats) else 1)
+    asked.rows = asked.rows or 400_000
     if asked.peak:
         route, path, columns = asked.peak
         print(peak(route, Path(path), tuple(json.loads(columns))))

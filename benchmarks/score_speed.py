@@ -3,6 +3,7 @@
     python benchmarks/score_speed.py                 2 M rows x 64 floats, five rounds
     python benchmarks/score_speed.py --quick         a smaller one, to see that it runs
     python benchmarks/score_speed.py --layout columns   64 columns instead of one list column
+    python benchmarks/score_speed.py --layout mixed     20 columns of numbers, flags, words and a clock with gaps (score_mixed.py)
 
 Every contender runs in a process of its own, in turn, round after round, on the same files and the same
 trained model; medians over rounds are compared. Each warms up on one small file, which is not timed.
@@ -33,6 +34,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import score_mixed
 
 F, LAYERS, LATENT = 64, (64, 32), 9
 FILES, GROUP, BATCH = 4, 125_000, 1024
@@ -50,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--layout", choices=("list", "columns"), default="list")
+    parser.add_argument("--layout", choices=("list", "columns", "mixed"), default="list")
     parser.add_argument("--quick", action="store_true", help="200,000 rows, one round")
     parser.add_argument("--without", nargs="*", default=[], help="contenders to leave out, such as ray")
     parser.add_argument("--folder", type=Path, help="where to put the data (a temporary folder)")
@@ -64,8 +66,10 @@ def main() -> None:
     try:
         make_data(folder, rows, arguments.layout)
         stored = sum(f.stat().st_size for f in (folder / "in").iterdir()) / 1e6
-        print(f"{rows:,} rows x {F} floats ({arguments.layout}), {FILES} files, {stored:,.0f} MB of zstd Parquet, {CORES} cores")
-        names = [n for n in CONTENDERS if CONTENDERS[n][0] not in arguments.without]
+        what = "20 mixed columns" if arguments.layout == "mixed" else f"{F} floats ({arguments.layout})"
+        print(f"{rows:,} rows x {what}, {FILES} files, {stored:,.0f} MB of Parquet, {CORES} cores")
+        fitting = score_mixed.CONTENDERS if arguments.layout == "mixed" else [run for run, _ in CONTENDERS.values()]
+        names = [n for n, (run, _) in CONTENDERS.items() if run in fitting and run not in arguments.without]
         compare(folder, rows, rounds, names)
     finally:
         shutil.rmtree(folder)
@@ -140,15 +144,19 @@ def peak() -> float:
 
 def make_data(folder: Path, rows: int, layout: str) -> None:
     """Correlated rows with noise, as measured quantities are, and a detector trained on the first of them."""
+    if layout == "mixed":
+        score_mixed.make_data(folder, rows, FILES, LAYERS, LATENT)
+        return
     import pyarrow as pa
     import pyarrow.parquet as pq
     import torch
 
     from raeflow import variants
+    from raeflow.data.load import load
     from raeflow.data.rows import Rows, RowSpec, Splits
     from raeflow.data.scaling import fit_scaling
     from raeflow.detector import Detector
-    from raeflow.study import Calibration, Training
+    from raeflow.study import Calibration, Data, Training
     from raeflow.training import fit
 
     rng = np.random.default_rng(0)
@@ -174,10 +182,13 @@ def make_data(folder: Path, rows: int, layout: str) -> None:
             writer.write_table(part)
         writer.close()
     pq.write_table(table(draw(5000), 0), folder / "warm" / "warm.parquet", compression="zstd")
-    splits = [Rows(torch.from_numpy(draw(n))) for n in (20_000, 5_000, 5_000)]
-    columns = ("x",) if layout == "list" else tuple(f"f{i}" for i in range(F))
-    spec = RowSpec(columns, layout, (F,), "float32")
-    whole = Splits(spec, fit_scaling("auto", (F,), torch.float32, [splits[0].x]), *splits, None)
+    if layout == "columns":
+        pq.write_table(table(draw(30_000), 0), folder / "train.parquet")
+        whole = load(Data(folder / "train.parquet", columns=[f"f{i}" for i in range(F)]))
+    else:
+        splits = [Rows(torch.from_numpy(draw(n))) for n in (20_000, 5_000, 5_000)]
+        spec = RowSpec(("x",), layout, (F,), "float32")
+        whole = Splits(spec, fit_scaling("auto", (F,), torch.float32, [splits[0].x]), *splits, None)
     hyper = {"layers": LAYERS, "latent": LATENT}
     fitted = fit("autoencoder", hyper, whole, Training(epochs=3, device="cpu"))
     dense = [m.out_features for m in variants.build("autoencoder", (F,), hyper).modules() if isinstance(m, torch.nn.Linear)]
@@ -218,6 +229,10 @@ def loop(folder: Path, rows: int) -> dict[str, float]:
     threads = int(os.environ["OMP_NUM_THREADS"])
     pa.set_cpu_count(threads)
     detector = Detector.load(folder / "detector", "cpu")
+    if detector.spec.kind == "mixed":
+        run = score_mixed.loop(folder)
+        run(folder / "warm", folder / "out" / "warm")
+        return timed(lambda: run(folder / "in", folder / "out" / "in"), rows)
     model, limit = detector.graph, detector.threshold.value
 
     def view(batch: pa.RecordBatch) -> np.ndarray:

@@ -142,7 +142,7 @@ class Detector:
         `batch_size` bounds memory only: no row's score depends on its neighbours. Rows that are not
         finite are refused with their number; a finite row whose error overflows scores infinity.
         """
-        return self._map(self.graph, rows, batch_size, ())
+        return self._map(self.graph, rows, batch_size, (), self.graph.whole)
 
     def predict(self, rows: Input, batch_size: int | None = None) -> Flags:
         """(N,) bool: which rows lie above the threshold."""
@@ -188,14 +188,18 @@ class Detector:
         """The members' models, in evaluation mode, on the detector's device."""
         return list(self.graph.members)  # type: ignore[arg-type]
 
-    def _map(self, function: Callable[[Tensor], Tensor], rows: Input, batch_size: int | None, tail: tuple[int, ...]) -> Floats:
+    def _map(
+        self, function: Callable[[Tensor], Tensor], rows: Input, batch_size: int | None, tail: tuple[int, ...],
+        whole: Callable[[Tensor], Tensor] | None = None,
+    ) -> Floats:  # fmt: skip
+        """`function` of all rows (N, *tail), batch by batch; `whole` in its place where a batch has no gap."""
         values = self._take(rows)
         out = torch.empty((len(values), *tail), device=self.device)
         size = batch_size or score_batch(max(self.spec.shape, self.spec.stored, key=math.prod), self.device)
         with torch.inference_mode():
             for start in range(0, len(values), size):
-                x = self._batch(values[start : start + size], start)
-                out[start : start + size] = function(x)
+                x, finite = self._batch(values[start : start + size], start)
+                out[start : start + size] = (whole or function)(x) if finite else function(x)
         return out.cpu().numpy()
 
     def _take(self, rows: Input) -> npt.NDArray[Any] | Tensor:
@@ -217,8 +221,8 @@ class Detector:
             raise RaeflowError(f"rows have shape {tuple(values.shape)}, this detector takes {wanted}{hint}")
         return values
 
-    def _batch(self, part: npt.NDArray[Any] | Tensor, start: int) -> Tensor:
-        """Some rows on the device, float32 or bytes; refused where one is not finite."""
+    def _batch(self, part: npt.NDArray[Any] | Tensor, start: int) -> tuple[Tensor, bool]:
+        """Some rows on the device, float32 or bytes, and whether their sum is finite; refused where one is not, but for gaps."""
         if isinstance(part, Tensor):
             x = part.to(self.device)
         else:
@@ -226,15 +230,16 @@ class Detector:
                 warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
                 x = torch.from_numpy(part if part.dtype.isnative else part.astype(part.dtype.newbyteorder("="))).to(self.device)
         if x.dtype == torch.uint8:
-            return x
+            return x, True
         x = x.to(torch.float32)
         # A sum is one cheap pass and is finite only if all its terms are; only then look for the culprit.
-        if not bool(torch.isfinite(x.sum())):
+        finite = bool(torch.isfinite(x.sum()))
+        if not finite:
             bad = x.isinf() if self.spec.held else ~torch.isfinite(x)  # a NaN in a table is a gap
             if bool(bad.any()):
                 place = [int(i) for i in bad.nonzero()[0]]
                 raise RaeflowError(f"row {start + place[0]} holds {float(x[tuple(place)])} at {tuple(place[1:])}: rows must be finite")
-        return x
+        return x, finite
 
     def to_bytes(self) -> tuple[bytes, bytes]:
         """The two files of a saved detector, `detector.json` and `weights.safetensors`."""

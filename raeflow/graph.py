@@ -57,13 +57,20 @@ class Graph(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, *stored) -> (B,)."""
-        encoded = self.encoding(x)
-        scores = [model.score(encoded).float() for model in self.members]  # type: ignore[operator]
-        score = combine(scores, self.moments) if self.moments else scores[0]
+        score = self._score(self.encoding(x))
         if self.novelty is not None and isinstance(self.encoding, TableEncoding):
             score = score + self.novelty.score * self.encoding.novelties(x)
-        # A finite row so far out that the arithmetic overflows is as strange as can be, never a silent miss.
-        return torch.nan_to_num(score, nan=math.inf, posinf=math.inf, neginf=-math.inf)
+        return _never_missed(score)
+
+    def whole(self, x: Tensor) -> Tensor:
+        """(B, *stored) of rows without a gap -> (B,): the same scores; a table of numbers is not searched for gaps, which takes time."""
+        if isinstance(self.encoding, TableEncoding) and self.encoding.plain:
+            return _never_missed(self._score(self.encoding.standardised(x)))
+        return self(x)  # type: ignore[no-any-return]
+
+    def _score(self, encoded: Tensor) -> Tensor:
+        scores = [model.score(encoded).float() for model in self.members]  # type: ignore[operator]
+        return combine(scores, self.moments) if self.moments else scores[0]
 
     def errors(self, x: Tensor) -> Tensor:
         """(B, *stored) -> squared errors of the encoded row, the mean over the members: (B, *shape), of a table (B, C) by column."""
@@ -93,6 +100,11 @@ class Graph(nn.Module):
             put[:, own] = best[:, own]
             falls.append(score - self(put))
         return torch.nan_to_num(torch.stack(falls, 1))
+
+
+def _never_missed(score: Tensor) -> Tensor:
+    """A finite row so far out that the arithmetic overflows is as strange as can be, never a silent miss."""
+    return torch.nan_to_num(score, nan=math.inf, posinf=math.inf, neginf=-math.inf)
 
 
 def mean(parts: list[Tensor]) -> Tensor:

@@ -69,6 +69,8 @@ def store(columns: Sequence[pa.ChunkedArray], spec: RowSpec, where: str, words: 
             if field.role == "category" and words is not None:
                 words[place] = []
             stored += [np.full(len(column), np.nan, np.float32)] * field.slots
+            if words is not None and field.role == "category":
+                words[place] = []
         elif field.role == "clock":
             stored += _clock(column, field, where)
         elif field.role == "category":

@@ -211,10 +211,13 @@ def read_footer(piece: Piece) -> Footer:
     return Footer(piece, metadata, schema, hashlib.sha256(size.to_bytes(8, "little") + footer).hexdigest())
 
 
-def read_groups(piece: Piece, groups: Sequence[int], columns: Sequence[str], threads: bool = False) -> pa.Table:
-    """Some row groups of some columns as one table, in the order of the file."""
+def read_groups(piece: Piece, groups: Sequence[int], columns: Sequence[str], threads: bool = False, words: Sequence[str] = ()) -> pa.Table:
+    """Some row groups of some columns as one table, in the order of the file; `words` are columns of text to be read as dictionaries."""
     try:
-        with piece.filesystem.open_input_file(piece.path) as file, pq.ParquetFile(file, pre_buffer=True) as parquet:
+        with (
+            piece.filesystem.open_input_file(piece.path) as file,
+            pq.ParquetFile(file, pre_buffer=True, read_dictionary=list(words)) as parquet,
+        ):
             schema = parquet.schema_arrow
             if not nulled(parquet.metadata, schema, groups, columns):
                 return parquet.read_row_groups(list(groups), columns=list(columns), use_threads=threads)

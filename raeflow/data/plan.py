@@ -101,12 +101,14 @@ def _reader(data: Data, spec: RowSpec, target: RowSpec | None, roles: list[tuple
 def _agree(footer: Footer, first: Footer, names: Sequence[str], spec: RowSpec) -> None:
     """Refuse a file that lacks a column, or has it in another type than the first file."""
     for name in names:
-        at = footer.schema.get_field_index(name)
-        if at < 0:
+        found = footer.schema.get_all_field_indices(name)
+        if len(found) != 1:
             have = ", ".join(map(repr, footer.schema.names[:20]))
-            more = f" (it is in {first.piece.uri})" if name in first.schema.names and first is not footer else ""
-            raise RaeflowError(f"{footer.piece.uri}: no column named {name!r}{more}; columns are {have}")
-        mine = footer.schema.field(at).type
+            more = f" (it is in {first.piece.uri})" if name in first.schema.names and first is not footer and not found else ""
+            raise RaeflowError(
+                f"{footer.piece.uri}: {len(found) or 'no'} column{'s'[: len(found)]} named {name!r}{more}; columns are {have}"
+            )
+        mine = footer.schema.field(found[0]).type
         theirs = first.schema.field(name).type if name in first.schema.names else mine
         empty = bool(spec.held) and (pa.types.is_null(mine) or pa.types.is_null(theirs))
         alike = empty or (spec.kind == "mixed" and role_of(mine) == role_of(theirs))

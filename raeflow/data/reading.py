@@ -113,14 +113,15 @@ class Reader:
     def read(self, unit: Unit, keys: bool = False, threads: bool = False) -> Part:
         """Rows of a unit; a fault is told with its file, row group and row within the group."""
         try:
-            table = read_groups(unit.piece, unit.groups, self.columns(unit), threads)
+            table = read_groups(unit.piece, unit.groups, self.columns(unit), threads, self._words)
             return self.part(table, unit, f"{unit.piece.uri}, {named(unit.groups)}", keys)
         except RaeflowError:
             if len(unit.groups) == 1:
                 raise
         for group in unit.groups:  # find the very row group
             one = replace(unit, groups=(group,))
-            self.part(read_groups(unit.piece, one.groups, self.columns(unit)), one, f"{unit.piece.uri}, {named(one.groups)}", keys)
+            table = read_groups(unit.piece, one.groups, self.columns(unit), words=self._words)
+            self.part(table, one, f"{unit.piece.uri}, {named(one.groups)}", keys)
         raise AssertionError("a fault in several row groups is in one of them")
 
     def part(self, table: pa.Table, unit: Unit, where: str, keys: bool = False) -> Part:
@@ -148,6 +149,12 @@ class Reader:
             x.numpy()[:, place] = named_levels(x.numpy()[:, place], levels.pop(place, []), levels_known)
         truth = self._truth(table, normal, label, where)
         return Part(x, split, target, label, words, normal, truth, hashes if keys else None, levels, problems)
+
+    @property
+    def _words(self) -> list[str]:
+        """Columns of text of which each word is looked at once; filters and labels are asked of plain text."""
+        asked = (*self.extra, self.label, self.split)
+        return [f.name for f in self.spec.fields if f.role == "category" and f.name not in asked]
 
     @property
     def _known(self) -> dict[int, tuple[str, ...]]:

@@ -121,6 +121,8 @@ def _candidates(data: Data, footers: Sequence[Footer]) -> tuple[tuple[str, ...],
         return (whole[0],), left + [(f.name, f"the row is the one column {whole[0]!r}") for f in free if f.name != whole[0]]
     if whole:
         raise RaeflowError(f"{where}: columns {', '.join(map(repr, whole))} could each be the row; choose with Data(columns=...)")
+    for field in free:
+        _field(schema, field.name, where)  # no two of a name
     telling = [f.name for f in free if is_number(_plain(f.type)) and f.name.lower() in TELLING and f.name not in data.roles_of]
     if telling:
         raise RaeflowError(

@@ -127,7 +127,10 @@ def spoken(column: pa.ChunkedArray, name: str, where: str, first: int = 0) -> np
     if column.null_count:
         at = int(pc.index(pc.is_null(column), True).as_py())
         raise RaeflowError(f"{where}, split column {name!r}, row {first + at}: the value is null")
-    words, places = worded(column)
+    try:
+        words, places = worded(column)
+    except pa.ArrowException as error:
+        raise RaeflowError(f"{where}, split column {name!r} holds {column.type}, not words") from error
     codes = [ALIASES.get(str(word).strip().lower(), -1) for word in words]
     if -1 in codes:
         at = int(np.argmax(places == codes.index(-1)))

@@ -51,8 +51,9 @@ def look(footers: Sequence[Footer], names: Sequence[str]) -> list[pa.Table]:
 def _first(footer: Footer, group: int, names: Sequence[str], rows: int) -> pa.Table:
     piece = footer.piece
     held = [name for name in names if name in footer.schema.names]
+    words = [name for name in held if is_text(footer.schema.field(name).type)]
     try:
-        with piece.filesystem.open_input_file(piece.path) as file, pq.ParquetFile(file) as parquet:
+        with piece.filesystem.open_input_file(piece.path) as file, pq.ParquetFile(file, read_dictionary=words) as parquet:
             if footer.metadata.row_group(group).num_rows > _WHOLE:
                 return pa.Table.from_batches([next(parquet.iter_batches(batch_size=rows, row_groups=[group], columns=held))])
             table = parquet.read_row_group(group, columns=held)
@@ -73,17 +74,28 @@ def survey(footers: Sequence[Footer], fields: Sequence[pa.Field], label: str | N
             left.append((field.name, why))
         else:
             free.append(field)
-    named = [field.name for field in free]
-    parts = look(footers, [*named, *([label] if label else [])])
+    # Of other columns names and types say all: nothing is concluded from their values.
+    asked = [field.name for field in free if _words(field.type) or pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)]
+    parts = look(footers, [*asked, *([label] if label and asked else [])]) if asked else []
     chosen = []
     for field in free:
-        columns = [part[field.name] for part in parts if field.name in part.column_names]
+        columns = [part[field.name] for part in parts if _alike(part, field)]
         why = _by_name(field, label) or _by_values(field, columns) or (_leak(field, parts, label) if label else "")
         if why:
             left.append((field.name, why))
         else:
             chosen.append(field.name)
     return chosen, left
+
+
+def _alike(part: pa.Table, field: pa.Field) -> bool:
+    """Whether rows of a file have the column as the first file has it; if not, it is refused when all files are compared."""
+    return part.column_names.count(field.name) == 1 and role_of(part[field.name].type) == role_of(field.type)
+
+
+def _tells(part: pa.Table, label: str) -> bool:
+    """Whether rows of a file have a label that is one."""
+    return part.column_names.count(label) == 1 and role_of(part[label].type) in ("number", "flag", "category")
 
 
 def _by_type(field: pa.Field) -> str:
@@ -117,7 +129,7 @@ def _by_values(field: pa.Field, columns: Sequence[pa.ChunkedArray]) -> str:
             spaces = sum(pc.sum(pc.match_substring(c, " ")).as_py() or 0 for c in plain)
             kind = "free text" if spaces > 0.5 * rows else "an id"
             return f"{kind}: {different:,} different values in {rows:,} rows"
-    if pa.types.is_integer(field.type) and all(c.null_count == 0 for c in columns):
+    if pa.types.is_integer(field.type) and all(pa.types.is_integer(c.type) and c.null_count == 0 for c in columns):
         values = np.concatenate([np.asarray(c.to_numpy()) for c in columns])
         steps = values[1:] > values[:-1]
         counts = bool(steps.all()) and bool((values[1:] - values[:-1] == 1).mean() > 0.5)
@@ -133,7 +145,7 @@ def _id_name(name: str) -> bool:
 
 def _leak(field: pa.Field, parts: Sequence[pa.Table], label: str) -> str:
     """Whether each of a column's values goes with one label alone: then it is the label in other words."""
-    pairs = [part.select([field.name, label]) for part in parts if {field.name, label} <= set(part.column_names)]
+    pairs = [part.select([field.name, label]) for part in parts if _alike(part, field) and _tells(part, label)]
     if not pairs or not (_words(field.type) or pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)):
         return ""
     both = pa.concat_tables([pa.table({"v": p[field.name].cast(pa.string()), "l": p[label].cast(pa.string())}) for p in pairs]).drop_null()

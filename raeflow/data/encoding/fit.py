@@ -233,6 +233,8 @@ class _Fit:
 
     def _whole(self, count: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """One mean and deviation for all numbers."""
+        if not count:
+            return np.zeros(0), np.ones(0)
         weights = np.broadcast_to(self.sketch.moments.count, self.mean.shape)
         mean = float(np.average(self.mean, weights=weights))
         square = float(np.average(self.sketch.moments.std**2 + (self.mean - mean) ** 2, weights=weights))

@@ -52,9 +52,8 @@ class TableEncoding(nn.Module):
     category_at: Tensor
     column_at: Tensor
     no_gaps: Tensor
-    worded: Tensor
-    still: Tensor
-    constant: Tensor
+    least: Tensor
+    most: Tensor
     radii: Tensor
 
     def __init__(self, columns: Sequence[Encoded], stored: int, mode: str = "standard") -> None:
@@ -110,16 +109,12 @@ class TableEncoding(nn.Module):
 
     def _watches(self) -> None:
         """What of each column was never seen in train: a gap, a level, another value than the one there was."""
-        used = [c.role != "ignored" for c in self.columns]
-        constants = [math.nan if c.role != "constant" or c.values[0] is None else c.values[0] for c in self.columns]
+        ranges = [_range(c) for c in self.columns]
         self._place("column_at", [c.at for c in self.columns])
-        for name, flags in (
-            ("no_gaps", [u and not c.gaps for u, c in zip(used, self.columns, strict=True)]),
-            ("worded", [c.role == "category" for c in self.columns]),
-            ("still", [c.role == "constant" for c in self.columns]),
-        ):
-            self.register_buffer(name, torch.tensor(flags, dtype=torch.bool), persistent=False)
-        self.register_buffer("constant", torch.tensor(constants, dtype=torch.float32), persistent=False)
+        no_gaps = [c.role != "ignored" and not c.gaps for c in self.columns]
+        self.register_buffer("no_gaps", torch.tensor(no_gaps, dtype=torch.bool), persistent=False)
+        for name, values in (("least", [low for low, _ in ranges]), ("most", [high for _, high in ranges])):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -130,34 +125,38 @@ class TableEncoding(nn.Module):
         """(B, K) as stored, of any numeric dtype, to (B, F) float32."""
         x = x.to(torch.float32)
         if self.plain:
-            return torch.nan_to_num((x - self.shift) / self.scale, nan=0.0, posinf=math.inf, neginf=-math.inf)
+            return torch.nan_to_num(self.standardised(x), nan=0.0, posinf=math.inf, neginf=-math.inf)
         parts = []
         if self.sizes[0]:
             parts.append(self._numbers(x))
         if self.sizes[1]:
-            parts.append((x[:, self.gap_at].isnan().float() - self.gap_shift) / self.gap_scale)
+            parts.append((x.index_select(1, self.gap_at).isnan().float() - self.gap_shift) / self.gap_scale)
         if self.sizes[2]:
             parts.append(self._indicators(x))
         if self.sizes[3]:
             parts.append(self._circles(x))
         return torch.cat(parts, 1)
 
+    def standardised(self, x: Tensor) -> Tensor:
+        """(B, K) of a table of numbers alone, where none is a gap, to (B, K) float32."""
+        return (x.to(torch.float32) - self.shift) / self.scale
+
     def _numbers(self, x: Tensor) -> Tensor:
-        values = x[:, self.number_at]
+        values = x.index_select(1, self.number_at)  # many times as fast as x[:, index]
         values = torch.where(values.isnan(), self.fill, values)
         if len(self.tail_at):
-            bent = ((values[:, self.tail_at] - self.centre) / self.breadth).asinh()
+            bent = ((values.index_select(1, self.tail_at) - self.centre) / self.breadth).asinh()
             values = values.index_copy(1, self.tail_at, bent)
         return (values - self.shift) / self.scale
 
     def _indicators(self, x: Tensor) -> Tensor:
-        codes = x[:, self.category_at]
+        codes = x.index_select(1, self.category_at)
         index = torch.where(codes.isnan(), self.last, codes.nan_to_num().long().clamp(-1) + self.starts)
-        lit = self.lit[torch.minimum(index, self.last)]
+        lit = _looked_up(self.lit, torch.minimum(index, self.last))
         dark = -self.level_shift / self.level_scale
         light = torch.cat([(1 - self.level_shift) / self.level_scale, dark.new_zeros(1)])
         base = torch.cat([dark, dark.new_zeros(1)]).expand(x.shape[0], -1)  # len() would fix the batch in an exported program
-        return base.scatter(1, lit, light[lit])[:, :-1]
+        return base.scatter(1, lit, _looked_up(light, lit))[:, :-1]
 
     def _circles(self, x: Tensor) -> Tensor:
         turns = [self._turn(x, c, part) for c in self.clocks for part in c.parts]
@@ -175,9 +174,8 @@ class TableEncoding(nn.Module):
 
     def strange(self, x: Tensor) -> Tensor:
         """(B, K) stored values to (B, C) bool: in which columns a row has what train never had."""
-        at = x.to(torch.float32)[:, self.column_at]
-        gap = at.isnan()
-        return torch.where(gap, self.no_gaps, (self.worded & (at < 0)) | (self.still & (at != self.constant)))
+        at = x.to(torch.float32).index_select(1, self.column_at)
+        return (at < self.least) | (at > self.most) | (at.isnan() & self.no_gaps)
 
     def novelties(self, x: Tensor) -> Tensor:
         """(B, K) stored values to (B,): in how many columns a row has what train never had."""
@@ -247,3 +245,15 @@ class TableEncoding(nn.Module):
         out[:, c.at] = days
         if c.slots == 2:
             out[:, c.at + 1] = out[:, c.at + 1].nan_to_num(nan=0.0)
+
+
+def _range(c: Encoded) -> tuple[float, float]:
+    """Least and most of a column's stored values that were seen in train, as far as it is watched."""
+    if c.role == "constant":
+        return (math.inf, -math.inf) if c.values[0] is None else (c.values[0], c.values[0])
+    return (0.0 if c.role == "category" else -math.inf), math.inf
+
+
+def _looked_up(values: Tensor, index: Tensor) -> Tensor:
+    """`values[index]`, many times as fast."""
+    return values.index_select(0, index.reshape(-1)).view_as(index)
