@@ -116,11 +116,10 @@ def test_equal_rows_stay_together(tmp_path):
 def both(tmp_path, monkeypatch):
     """Resident and streamed splits of the same files, with words that few rows have."""
     monkeypatch.setattr(plan, "_UNIT", 1000)
-    rows, files = 6000, []
+    rows = 6000
     words = pa.array(np.where(np.random.default_rng(5).random(rows) < 0.02, [f"rare{i}" for i in range(rows)], "common"))
     columns = {**table(rows), "word": words}
-    for i in range(3):
-        files.append(write(tmp_path / f"{i}.parquet", {n: a.slice(i * 2000, 2000) for n, a in columns.items()}, group=150))
+    files = [write(tmp_path / f"{i}.parquet", {n: a.slice(i * 2000, 2000) for n, a in columns.items()}, group=150) for i in range(3)]
     memory = int(rows * 15 * 4 * 0.95)
     return load(Data(files)), load(Data(files, memory=memory)), columns
 

@@ -89,7 +89,7 @@ def test_gaps_are_whole_and_only_where_train_had_gaps(loaded, rows, made, kind):
 
 
 def test_shifted_columns_really_change_and_every_column_does_now_and_then(loaded, rows):
-    blocks = synthetic_tables._Blocks(loaded.encoding)  # noqa: SLF001
+    blocks = synthetic_tables._Blocks(loaded.encoding)
     for maker in (blocks.permuted, blocks.shifted):
         changed = maker(rows, rows, torch.Generator().manual_seed(0))
         by_column = loaded.encoding.by_column((changed - rows).square()) > 1e-6
@@ -100,7 +100,7 @@ def test_shifted_columns_really_change_and_every_column_does_now_and_then(loaded
 
 @pytest.mark.parametrize("kind", ["shrunk", "stretched"])
 def test_rows_are_drawn_in_or_out_by_their_numbers_alone(loaded, rows, kind):
-    blocks = synthetic_tables._Blocks(loaded.encoding)  # noqa: SLF001
+    blocks = synthetic_tables._Blocks(loaded.encoding)
     changed = getattr(blocks, kind)(rows, rows, torch.Generator().manual_seed(0))
     numbers = [i for i, c in enumerate(loaded.encoding.columns) if c.name in ("number", "g_number", "tail")]
     moved = torch.isin(loaded.encoding.owner, torch.tensor(numbers)) & (torch.arange(rows.shape[1]) < loaded.encoding.sizes[0])
