@@ -140,6 +140,17 @@ def test_a_stream_teaches_what_rows_in_memory_teach(both):
     assert sorted(mixed_up[:, 0].tolist()) == sorted(rows[:, 0].tolist())
 
 
+def test_beyond_what_a_sample_keeps_a_stream_still_teaches_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "_UNIT", 1000)
+    monkeypatch.setattr(sketch, "_MOST", 600)
+    monkeypatch.setattr(sketch, "_FEWEST", 100)
+    files = [write(tmp_path / f"{i}.parquet", mixed(3000, i)) for i in range(3)]
+    resident, streamed = load(Data(files)), load(Data(files, memory=int(9000 * 14 * 4 * 0.95)))
+    assert not hasattr(streamed.train, "x")
+    for (name, mine), theirs in zip(streamed.encoding.state_dict().items(), resident.encoding.state_dict().values(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-7, msg=name)
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_words_of_held_out_rows_alone_are_no_levels(both, which):
     loaded, columns = both[which], both[2]
