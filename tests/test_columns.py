@@ -185,8 +185,9 @@ def test_a_column_without_type_is_all_gaps(kind):
     ("kind", "other", "accepted"),
     [
         (pa.float64(), pa.bool_(), True), (pa.float64(), pa.string(), False), (pa.float64(), pa.timestamp("s"), False),
-        (pa.bool_(), pa.int8(), True), (pa.bool_(), pa.string(), False), (pa.string(), pa.int64(), True), (pa.string(), pa.float64(), False),
-        (pa.string(), pa.large_string(), True), (pa.date32(), pa.string(), True), (pa.date32(), pa.float64(), False),
+        (pa.bool_(), pa.int8(), True), (pa.bool_(), pa.string(), False), (pa.string(), pa.int64(), True),
+        (pa.string(), pa.float64(), False), (pa.string(), pa.large_string(), True), (pa.date32(), pa.string(), True),
+        (pa.date32(), pa.float64(), False),
         (pa.timestamp("s"), pa.date32(), True), (pa.string(), pa.date32(), False),
     ],
 )  # fmt: skip

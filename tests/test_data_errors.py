@@ -99,6 +99,18 @@ def test_what_can_only_be_guessed_is_asked_for(rows):
     refused(lambda: inspect(Data(image, shape=(5, 4, 3), layout="HWC")), "(5, 4, 3)", "(3, 5, 4)")
 
 
+def test_what_is_said_of_tables_is_refused_of_other_rows(rows):
+    path = rows({"x": lists(normal(ROWS, 6))})
+    refused(lambda: inspect(Data(path, scaling="asinh")), "Data(scaling='asinh')", "columns of a table", "(6,)")
+    refused(lambda: inspect(Data(path, roles={"x": "category"})), "Data(roles={'x': 'category'})", "columns of a table")
+    signal = rows({"a": normal(), "b": normal()}, "signal.parquet")
+    refused(lambda: inspect(Data(signal, shape=(1, 2), scaling="asinh")), "Data(scaling='asinh')", "(1, 2)")
+    refused(lambda: inspect(Data(signal, shape=(1, 2), roles={"a": "flag"})), "roles={'a': 'flag'}")
+    words = rows({"a": normal(), "word": ["x", "y"] * (ROWS // 2)}, "words.parquet")
+    refused(lambda: inspect(Data(words, shape=(1, 2))), "Data(shape=(1, 2))", "table of words")
+    refused(lambda: inspect(Data(words, scaling="signal")), "Data(scaling='signal')", "no signal")
+
+
 def test_a_shape_that_does_not_fit(rows):
     path = rows({"x": lists(normal(ROWS, 6)), "a": normal(), "b": normal()})
     refused(lambda: inspect(Data(path, columns="x", shape=(1, 7))), path, "(1, 7)", "7 values", "holds 6")

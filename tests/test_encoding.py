@@ -60,9 +60,8 @@ def test_numbers_alone_are_scaled_by_the_very_bits_of_scaling(tmp_path, kind, mo
 
 @pytest.mark.parametrize("kind", [np.float64, np.uint8])
 def test_a_stream_of_numbers_is_scaled_by_the_very_bits_of_scaling(tmp_path, kind):
-    drawn, files = np.random.default_rng(2), []
-    for i in range(3):
-        files.append(write(tmp_path / f"{i}.parquet", {f"c{j}": drawn.normal(60, 9, 700).astype(kind) for j in range(4)}))
+    drawn = np.random.default_rng(2)
+    files = [write(tmp_path / f"{i}.parquet", {f"c{j}": drawn.normal(60, 9, 700).astype(kind) for j in range(4)}) for i in range(3)]
     names = ("validate", "calibrate", "test")
     held = {n: write(tmp_path / f"{n}.parquet", {f"c{j}": drawn.normal(60, 9, 90).astype(kind) for j in range(4)}) for n in names}
     splits = load(Data(files, **held, memory=12_000 if kind is np.float64 else 4_000))

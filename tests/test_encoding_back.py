@@ -61,7 +61,8 @@ def test_a_clock_tells_what_train_is_long_enough_for(tmp_path, days, kind, parts
     day = np.append(drawn.integers(0, days, 398), [0, days - 1]) + 18_000
     second = drawn.integers(0, 86_400, 400)
     values = {
-        "timestamp": lambda: pa.array(day * 86_400 + second, pa.timestamp("s")), "date": lambda: pa.array(day, pa.int32()).cast(pa.date32()),
+        "timestamp": lambda: pa.array(day * 86_400 + second, pa.timestamp("s")),
+        "date": lambda: pa.array(day, pa.int32()).cast(pa.date32()),
         "time": lambda: pa.array(second, pa.int32()).cast(pa.time32("s")),
     }[kind]()  # fmt: skip
     splits = trained(tmp_path, {"when": values, "a": drawn.standard_normal(400)})

@@ -86,7 +86,7 @@ def test_json_scores_as_arrow_does(served, gone):
 
 def test_a_null_flag_is_a_gap_and_not_false(served):
     """MLflow's boolean type would make one of the other without a word."""
-    detector, model = served
+    model = served[1]
     listed = plain(rows())[:1]
     found = [answered(model, {"dataframe_records": [{**listed[0], "flag": value}]})[0] for value in (True, False, None)]
     assert len(set(found)) == 3
@@ -95,5 +95,5 @@ def test_a_null_flag_is_a_gap_and_not_false(served):
 
 def test_what_cannot_be_read_is_refused_with_the_column(served):
     bad = {**plain(rows())[0], "moment": None, "g_moment": "tomorrow"}
-    with pytest.raises(mlflow.MlflowException, match="column 'g_moment' holds .*, not timestamp"):
+    with pytest.raises(mlflow.MlflowException, match=r"column 'g_moment' holds .*, not timestamp"):
         answered(served[1], {"dataframe_records": [bad]})

@@ -116,11 +116,10 @@ def test_equal_rows_stay_together(tmp_path):
 def both(tmp_path, monkeypatch):
     """Resident and streamed splits of the same files, with words that few rows have."""
     monkeypatch.setattr(plan, "_UNIT", 1000)
-    rows, files = 6000, []
+    rows = 6000
     words = pa.array(np.where(np.random.default_rng(5).random(rows) < 0.02, [f"rare{i}" for i in range(rows)], "common"))
     columns = {**table(rows), "word": words}
-    for i in range(3):
-        files.append(write(tmp_path / f"{i}.parquet", {n: a.slice(i * 2000, 2000) for n, a in columns.items()}, group=150))
+    files = [write(tmp_path / f"{i}.parquet", {n: a.slice(i * 2000, 2000) for n, a in columns.items()}, group=150) for i in range(3)]
     memory = int(rows * 15 * 4 * 0.95)
     return load(Data(files)), load(Data(files, memory=memory)), columns
 
@@ -139,6 +138,17 @@ def test_a_stream_teaches_what_rows_in_memory_teach(both):
         torch.testing.assert_close(getattr(streamed, name).x, getattr(resident, name).x, rtol=0, atol=0, equal_nan=True)
     mixed_up = torch.cat([raw.x for raw in streamed.train.batches(333, seed=1)])
     assert sorted(mixed_up[:, 0].tolist()) == sorted(rows[:, 0].tolist())
+
+
+def test_beyond_what_a_sample_keeps_a_stream_still_teaches_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "_UNIT", 1000)
+    monkeypatch.setattr(sketch, "_MOST", 600)
+    monkeypatch.setattr(sketch, "_FEWEST", 100)
+    files = [write(tmp_path / f"{i}.parquet", mixed(3000, i)) for i in range(3)]
+    resident, streamed = load(Data(files)), load(Data(files, memory=int(9000 * 14 * 4 * 0.95)))
+    assert not hasattr(streamed.train, "x")
+    for (name, mine), theirs in zip(streamed.encoding.state_dict().items(), resident.encoding.state_dict().values(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-7, msg=name)
 
 
 @pytest.mark.parametrize("which", [0, 1])

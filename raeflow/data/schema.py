@@ -50,7 +50,19 @@ def sniff(data: Data, footers: Sequence[Footer]) -> tuple[RowSpec, Reasons]:
         raise RaeflowError(
             f"{where}: column {columns[0]!r} holds {kinds[0]}, not numbers, words, times, lists of numbers or encoded images"
         )
+    if not spec.held:
+        _refuse_table_words(data, spec)
     return spec, left
+
+
+def _refuse_table_words(data: Data, spec: RowSpec) -> None:
+    """What is said of a table's columns has no meaning for other rows."""
+    asked = {name: role for name, role in data.roles_of.items() if role != "out"}
+    said = f"roles={asked!r}" if asked else "scaling='asinh'" if data.scaling == "asinh" else ""
+    if said:
+        raise RaeflowError(
+            f"Data({said}): this is for the columns of a table, but a row of {', '.join(spec.columns[:8])} has shape {spec.shape}"
+        )
 
 
 def sniff_target(spec: RowSpec, target: str, footer: Footer) -> RowSpec:

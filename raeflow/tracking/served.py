@@ -130,8 +130,8 @@ def signature(spec: RowSpec) -> ModelSignature:
     from mlflow.types.schema import AnyType
 
     if spec.fields:
-        whatever: Any = AnyType
-        types = [whatever() if _served_type(f) == "any" else DataType[_served_type(f)] for f in spec.fields]
+        free: Any = AnyType
+        types = [free() if _served_type(f) == "any" else DataType[_served_type(f)] for f in spec.fields]
         inputs = Schema([ColSpec(kind, f.name, required=False) for kind, f in zip(types, spec.fields, strict=True)])
     elif spec.kind == "columns":
         inputs = Schema([ColSpec(DataType.double, name, required=not spec.held) for name in spec.columns])

@@ -166,8 +166,9 @@ class _Fit:
     def fill(self, encoding: TableEncoding, passes: Callable[[], Iterator[Tensor]] | Sample) -> None:
         """Set what the module computes with."""
         numbers = [c for c in encoding.columns if c.role in NUMBERS]
-        wanted = [c.at for c in numbers if c.role == "long_tail" or c.gaps]
-        sample = passes if isinstance(passes, Sample) else _sampled(wanted, passes)
+        wanted = any(c.role == "long_tail" or c.gaps for c in numbers)
+        # Of all numbers, as a stream's is: the rows that are kept depend on the columns that are looked at.
+        sample = passes if isinstance(passes, Sample) else _sampled(self.sketch.numbers if wanted else [], passes)
         shift, scale = self._scaled(numbers)
         fills = np.array(shift, np.float64)
         centres, breadths = [], []
