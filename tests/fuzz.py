@@ -29,7 +29,8 @@ ODD = [
 ]  # fmt: skip
 FAMILIES = [(INTS, 5), (FLOATS, 6), (DECIMALS, 1), ([pa.bool_()], 2), (TEXTS, 5), (DICTIONARIES, 3), (CLOCKS, 4), (SPANS, 1), (ODD, 0.4)]
 NAMES = [
-    "a", "b", "c", "amount", "count", "kind", "place", "when", "flag", "x1", "x2", "x3", "label", "id", "split", "anomaly_score", "is_anomaly",
+    "a", "b", "c", "amount", "count", "kind", "place", "when", "flag", "x1", "x2", "x3",
+    "label", "id", "split", "anomaly_score", "is_anomaly",
     "order_id", "schlüssel", "日付", "a b", "f.x", "quo'te", 'dou"ble', "Label", "__index_level_0__", "class",
 ]  # fmt: skip
 WORDS = [
