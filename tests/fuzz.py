@@ -14,7 +14,8 @@ TEXTS = [pa.string(), pa.large_string(), pa.string_view()]
 DICTIONARIES = [
     pa.dictionary(index, value, ordered)
     for index, value, ordered in (
-        (pa.int8(), pa.string(), False), (pa.int16(), pa.large_string(), True), (pa.int32(), pa.int64(), False), (pa.int32(), pa.float64(), False),
+        (pa.int8(), pa.string(), False), (pa.int16(), pa.large_string(), True),
+        (pa.int32(), pa.int64(), False), (pa.int32(), pa.float64(), False),
     )
 ]  # fmt: skip
 ZONES = [None, "UTC", "Europe/Berlin", "+05:30", "America/New_York"]
