@@ -79,7 +79,7 @@ class ByHand:
         parts.append((lacking.float() - self.gap_shift) / self.gap_scale)
         for name, levels, rows in self.words:
             column = batch.column(name)
-            codes = pc.index_in(column, levels).fill_null(len(levels)).to_numpy()
+            codes = pc.index_in(column, levels).fill_null(len(levels)).to_numpy().astype(np.int64)
             if column.null_count:
                 codes = codes + column.is_null().to_numpy(zero_copy_only=False)
             parts.append(rows.index_select(0, torch.from_numpy(codes)))

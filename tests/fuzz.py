@@ -14,7 +14,8 @@ TEXTS = [pa.string(), pa.large_string(), pa.string_view()]
 DICTIONARIES = [
     pa.dictionary(index, value, ordered)
     for index, value, ordered in (
-        (pa.int8(), pa.string(), False), (pa.int16(), pa.large_string(), True), (pa.int32(), pa.int64(), False), (pa.int32(), pa.float64(), False),
+        (pa.int8(), pa.string(), False), (pa.int16(), pa.large_string(), True),
+        (pa.int32(), pa.int64(), False), (pa.int32(), pa.float64(), False),
     )
 ]  # fmt: skip
 ZONES = [None, "UTC", "Europe/Berlin", "+05:30", "America/New_York"]
@@ -29,7 +30,8 @@ ODD = [
 ]  # fmt: skip
 FAMILIES = [(INTS, 5), (FLOATS, 6), (DECIMALS, 1), ([pa.bool_()], 2), (TEXTS, 5), (DICTIONARIES, 3), (CLOCKS, 4), (SPANS, 1), (ODD, 0.4)]
 NAMES = [
-    "a", "b", "c", "amount", "count", "kind", "place", "when", "flag", "x1", "x2", "x3", "label", "id", "split", "anomaly_score", "is_anomaly",
+    "a", "b", "c", "amount", "count", "kind", "place", "when", "flag", "x1", "x2", "x3",
+    "label", "id", "split", "anomaly_score", "is_anomaly",
     "order_id", "schlüssel", "日付", "a b", "f.x", "quo'te", 'dou"ble', "Label", "__index_level_0__", "class",
 ]  # fmt: skip
 WORDS = [

@@ -100,9 +100,8 @@ def test_squares_of_each_column_add_up_to_one(tmp_path):
             assert 0.9 < total < 1.0001
         elif name in ("g_number", "g_flag"):
             assert 1.8 < total < 2.0001
-        else:  # a circle for each of hour, weekday, season; and the mark of gaps
-            circles = {"moment": 3, "g_moment": 3, "day": 2, "time": 1}[name]
-            assert total == pytest.approx(circles if name != "g_moment" else 0.9 * 3 + 1, abs=0.1)
+        else:  # circles of hour, weekday, season together; and the mark of gaps
+            assert total == pytest.approx(1 if name != "g_moment" else 0.9 + 1, abs=0.1)
 
 
 @pytest.mark.parametrize("gaps", [0.0, 0.1])

@@ -15,6 +15,8 @@ from raeflow.data.columns import DAY
 from raeflow.data.encoding.record import GAP, NUMBERS, OTHER, Encoded
 
 YEAR = 365.2425
+_ABOVE = 1e9
+"""Beyond every code, which float32 holds exactly."""
 _MONDAY = 3
 """Day 0, 1 January 1970, was a Thursday: three days after a Monday."""
 
@@ -103,8 +105,9 @@ class TableEncoding(nn.Module):
             lit += [other, *(first + part for part in c.codes), gap]
             first += len(c.parts)
         self._place("lit", lit)
-        self._place("starts", starts)
-        self._place("last", [s + len(c.codes) for s, c in zip(starts, self.categories, strict=True)])
+        last = [s + len(c.codes) for s, c in zip(starts, self.categories, strict=True)]
+        for name, places in (("starts", starts), ("last", last)):
+            self.register_buffer(name, torch.tensor(places, dtype=torch.float32), persistent=False)
         self._place("category_at", [c.at for c in self.categories])
 
     def _watches(self) -> None:
@@ -151,12 +154,11 @@ class TableEncoding(nn.Module):
 
     def _indicators(self, x: Tensor) -> Tensor:
         codes = x.index_select(1, self.category_at)
-        index = torch.where(codes.isnan(), self.last, codes.nan_to_num().long().clamp(-1) + self.starts)
-        lit = _looked_up(self.lit, torch.minimum(index, self.last))
-        dark = -self.level_shift / self.level_scale
-        light = torch.cat([(1 - self.level_shift) / self.level_scale, dark.new_zeros(1)])
-        base = torch.cat([dark, dark.new_zeros(1)]).expand(x.shape[0], -1)  # len() would fix the batch in an exported program
-        return base.scatter(1, lit, _looked_up(light, lit))[:, :-1]
+        # Below its first place a code is unseen, above its last a gap, and so is a NaN.
+        index = (codes.nan_to_num(nan=_ABOVE) + self.starts).clamp(self.starts - 1, self.last).long()
+        lit = self.lit.index_select(0, index.reshape(-1)).view_as(index)
+        shown = codes.new_zeros((x.shape[0], self.sizes[2] + 1)).scatter(1, lit, 1.0)[:, :-1]
+        return (shown - self.level_shift) / self.level_scale
 
     def _circles(self, x: Tensor) -> Tensor:
         turns = [self._turn(x, c, part) for c in self.clocks for part in c.parts]
@@ -252,8 +254,3 @@ def _range(c: Encoded) -> tuple[float, float]:
     if c.role == "constant":
         return (math.inf, -math.inf) if c.values[0] is None else (c.values[0], c.values[0])
     return (0.0 if c.role == "category" else -math.inf), math.inf
-
-
-def _looked_up(values: Tensor, index: Tensor) -> Tensor:
-    """`values[index]`, many times as fast."""
-    return values.index_select(0, index.reshape(-1)).view_as(index)
