@@ -22,7 +22,7 @@ from raeflow.data.load import load
 from raeflow.data.tensors import to_tensor
 from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
-from raeflow.scoring import score
+from raeflow.scoring import ADDED, score
 from raeflow.study import Calibration, Data, Training
 from raeflow.training import Fitted, fit
 from tests import fuzz
@@ -138,11 +138,14 @@ def scored_in_files(detector, second, folder):
     (folder / "new").mkdir()
     second = writable(second)
     pq.write_table(second, folder / "new" / "rows.parquet", row_group_size=16)
-    kept = [n for n in second.column_names if n not in ("anomaly_score", "is_anomaly", "threshold", "detector")]
+    kept = [n for n in second.column_names if n not in ADDED.names]
     summary = score(detector, [str(folder / "new")], folder / "out", columns=kept)
-    found = [pq.read_table(path)["anomaly_score"].to_numpy() for path in (folder / "out").rglob("*.parquet")]
+    found = [pq.read_table(path, columns=["anomaly_score", "problem"]) for path in (folder / "out").rglob("*.parquet")]
     assert summary.rows == len(second) == sum(map(len, found))
-    assert not any(np.isnan(part).any() for part in found)
+    for part in found:  # a row has a score, or what is wrong with it
+        assert part["anomaly_score"].is_null().equals(part["problem"].is_valid())
+        assert not np.isnan(part["anomaly_score"].drop_null().to_numpy()).any()
+    assert summary.bad == sum(len(part) - part["problem"].null_count for part in found)
 
 
 def faults(message, table, said):
