@@ -135,7 +135,7 @@ class Session:
     def _encoded(self) -> dict[str, Any]:
         """What columns of a table are to the model, where not all are plain numbers: trained models stand and fall with it."""
         encoding = self.splits.encoding
-        if not self.splits.spec.held or encoding.plain:
+        if not self.splits.spec.held or (encoding.plain and not any(c.why for c in encoding.columns)):
             return {}
         return {"encoding": {c.name: c.told() for c in encoding.columns}}
 

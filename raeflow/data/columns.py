@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from torch import Tensor
 
 from raeflow.data.rows import Field, RowSpec
-from raeflow.data.types import is_number
+from raeflow.data.types import is_number, plain
 from raeflow.errors import RaeflowError
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -49,11 +49,11 @@ def is_text(kind: pa.DataType) -> bool:
 
 def fits(kind: pa.DataType, field: Field) -> bool:
     """Whether a column of this type can be read as a field: numbers of any width, words of any layout, any clock or text of one."""
-    role, plain = role_of(kind), kind.value_type if pa.types.is_dictionary(kind) else kind
-    if pa.types.is_null(plain):
+    role, stored = role_of(kind), plain(kind)
+    if pa.types.is_null(stored):
         return True
     if field.role == "category":
-        return role in ("category", "flag") or pa.types.is_integer(plain)
+        return role in ("category", "flag") or pa.types.is_integer(stored)
     return role in {"number": ("number", "flag"), "flag": ("number", "flag"), "clock": ("clock", "category")}[field.role]
 
 
@@ -110,7 +110,7 @@ def _whole(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
 
 def _codes(column: pa.ChunkedArray, field: Field, where: str) -> tuple[Floats, list[str]]:
     """Place (N,) of each value among the words that the table has, and these words."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    kind = plain(column.type)
     if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
         raise RaeflowError(f"{where}column {field.name!r} holds {column.type}, not words")
     if not pa.types.is_dictionary(column.type):

@@ -17,6 +17,7 @@ from raeflow.data.files import Footer, expand, read_footers, read_groups
 from raeflow.data.reading import Reader, Unit
 from raeflow.data.rows import RowSpec
 from raeflow.data.schema import sniff, sniff_target
+from raeflow.data.types import plain
 from raeflow.errors import RaeflowError
 from raeflow.study import SPLITS, Data, to_json
 
@@ -125,7 +126,7 @@ def _label_is_text(data: Data, footers: Sequence[Footer]) -> bool:
         raise RaeflowError(f"{footers[0].piece.uri}: no column named {data.label!r} for the label; columns are {have}")
     texts = []
     for footer, kind in kinds:
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        kind = plain(kind)
         texts.append(bool(pa.types.is_string(kind) or pa.types.is_large_string(kind)))
         if not texts[-1] and not (pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_floating(kind)):
             raise RaeflowError(f"{footer.piece.uri}: label column {data.label!r} holds {kind}, not whole numbers, true/false or text")
@@ -174,6 +175,6 @@ def _fingerprint(data: Data, spec: RowSpec, roles: list[tuple[int | None, list[F
         said |= {"roles": to_json(data.roles), "min_frequency": data.min_frequency}
     if data.bad_rows != Data.bad_rows:
         said["bad_rows"] = data.bad_rows
-    plain = spec if spec.fields else replace(spec, held=())
-    what = {"files": [[code, sorted(f.digest for f in listed)] for code, listed in roles], "spec": plain.to_json(), **said}
+    said_of = spec if spec.fields else replace(spec, held=())
+    what = {"files": [[code, sorted(f.digest for f in listed)] for code, listed in roles], "spec": said_of.to_json(), **said}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

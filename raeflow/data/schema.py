@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 from raeflow.data import filters
 from raeflow.data.columns import role_of
 from raeflow.data.files import Footer, cells, first_row, read_groups
-from raeflow.data.rows import Field, RowSpec, Shape
+from raeflow.data.rows import RowSpec, Shape
 from raeflow.data.survey import TELLING, Reasons, survey
+from raeflow.data.tablespec import check_roles, refuse_table_words, table_spec
 from raeflow.data.tensors import named_axes, tensor_axes, to_tensor
-from raeflow.data.types import is_list, is_number
+from raeflow.data.types import is_list, is_number, plain
 from raeflow.errors import RaeflowError
 from raeflow.study import Data
 
@@ -38,38 +39,28 @@ def sniff(data: Data, footers: Sequence[Footer]) -> tuple[RowSpec, Reasons]:
     columns, left = (tuple(data.columns), []) if data.columns is not None else _candidates(data, footers)
     for name in columns:
         _field(schema, name, where)
-    _check_roles(data, columns)
+    check_roles(data, columns)
     kinds = [schema.field(name).type for name in columns]
     if len(columns) > 1 or role_of(kinds[0]):
-        spec = _table_spec(data, columns, kinds, footers)
-    elif is_image(_plain(kinds[0])):
+        spec = table_spec(data, columns, kinds, footers)
+    elif is_image(plain(kinds[0])):
         spec = _image_spec(data, footers, columns[0])
-    elif _leaf(_plain(kinds[0])) is not None:
+    elif _leaf(plain(kinds[0])) is not None:
         spec = _list_spec(data, footers, columns[0])
     else:
         raise RaeflowError(
             f"{where}: column {columns[0]!r} holds {kinds[0]}, not numbers, words, times, lists of numbers or encoded images"
         )
     if not spec.held:
-        _refuse_table_words(data, spec)
+        refuse_table_words(data, spec)
     return spec, left
-
-
-def _refuse_table_words(data: Data, spec: RowSpec) -> None:
-    """What is said of a table's columns has no meaning for other rows."""
-    asked = {name: role for name, role in data.roles_of.items() if role != "out"}
-    said = f"roles={asked!r}" if asked else "scaling='asinh'" if data.scaling == "asinh" else ""
-    if said:
-        raise RaeflowError(
-            f"Data({said}): this is for the columns of a table, but a row of {', '.join(spec.columns[:8])} has shape {spec.shape}"
-        )
 
 
 def sniff_target(spec: RowSpec, target: str, footer: Footer) -> RowSpec:
     """How the target column is read: like the row, whose type it must have."""
     where = footer.piece.uri
-    kind = _plain(_field(footer.schema, target, where).type)
-    row = _plain(footer.schema.field(spec.columns[0]).type)
+    kind = plain(_field(footer.schema, target, where).type)
+    row = plain(footer.schema.field(spec.columns[0]).type)
     if len(spec.columns) > 1:
         raise RaeflowError(f"Data(target={target!r}): a target needs the row in one column; this row is {len(spec.columns)} columns")
     same = is_image(kind) if is_image(row) else _leaf(kind) is not None or is_number(kind)
@@ -84,10 +75,6 @@ def is_image(kind: pa.DataType) -> bool:
         at = kind.get_field_index("bytes")
         return at >= 0 and is_image(kind.field(at).type)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _leaf(kind: pa.DataType) -> pa.DataType | None:
@@ -135,7 +122,7 @@ def _candidates(data: Data, footers: Sequence[Footer]) -> tuple[tuple[str, ...],
         raise RaeflowError(f"{where}: columns {', '.join(map(repr, whole))} could each be the row; choose with Data(columns=...)")
     for field in free:
         _field(schema, field.name, where)  # no two of a name
-    telling = [f.name for f in free if is_number(_plain(f.type)) and f.name.lower() in TELLING and f.name not in data.roles_of]
+    telling = [f.name for f in free if is_number(plain(f.type)) and f.name.lower() in TELLING and f.name not in data.roles_of]
     if telling:
         raise RaeflowError(
             f"{where}: is column {telling[0]!r} part of the row? Name the row with Data(columns=...), or say "
@@ -151,65 +138,6 @@ def _candidates(data: Data, footers: Sequence[Footer]) -> tuple[tuple[str, ...],
         raise RaeflowError(f"{where}: no column of numbers, words, times, lists of numbers or encoded images can be the row ({have})")
     order = {name: i for i, name in enumerate(schema.names)}
     return chosen, sorted(left, key=lambda pair: order[pair[0]])
-
-
-def _check_roles(data: Data, columns: Sequence[str]) -> None:
-    """A role for a column that is none of the row's is a mistake."""
-    for name, role in data.roles_of.items():
-        if role == "out" and name in columns:
-            raise RaeflowError(f"Data(columns=...) names {name!r}, but Data(roles={{{name!r}: 'out'}}) leaves it out")
-        if role != "out" and name not in columns:
-            raise RaeflowError(f"Data(roles={{{name!r}: {role!r}}}): the row has no such column; its columns are {', '.join(columns[:20])}")
-
-
-def _table_spec(data: Data, columns: tuple[str, ...], kinds: Sequence[pa.DataType], footers: Sequence[Footer]) -> RowSpec:
-    where, roles = footers[0].piece.uri, data.roles_of
-    fields = [_stored_field(name, kind, roles.get(name), where) for name, kind in zip(columns, kinds, strict=True)]
-    if any(field.role == "clock" or field.role == "category" or not is_number(_plain(k)) for field, k in zip(fields, kinds, strict=True)):
-        if data.shape is not None:
-            raise RaeflowError(f"Data(shape={data.shape!r}): a table of words, flags and clocks has no shape of its own; leave it out")
-        if data.scaling == "signal":
-            raise RaeflowError("Data(scaling='signal'): a table of words, flags and clocks is no signal")
-        spec = RowSpec(columns, "mixed", (0,), "float32", fields=tuple(fields))
-        width = sum(field.slots for field in fields)
-        return replace(spec, shape=(width,), held=(width,))
-    shape = tuple(data.shape) if data.shape is not None else (len(columns),)
-    if math.prod(shape) != len(columns):
-        raise RaeflowError(f"Data(shape={shape!r}): {math.prod(shape)} values, but the row has {len(columns)} columns")
-    whole = all(pa.types.is_uint8(_plain(kind)) for kind in kinds) and not any(_has_nulls(f, columns) for f in footers)
-    # A row of columns that is a signal or an image has no columns of its own any more.
-    held = shape if len(shape) == 1 and data.scaling != "signal" else ()
-    return RowSpec(columns, "columns", shape, "uint8" if whole else "float32", held=held)
-
-
-def _stored_field(name: str, kind: pa.DataType, asked: str | None, where: str) -> Field:
-    """How a column is stored: as its type says, or as a category where the user says so."""
-    role = role_of(kind)
-    if role is None:
-        raise RaeflowError(f"{where}: column {name!r} holds {kind}, which is no column of a table; leave it out of Data(columns=...)")
-    plain = _plain(kind)
-    fits = {
-        None: True, "number": role in ("number", "flag"), "long_tail": role == "number", "flag": role in ("number", "flag"),
-        "category": role == "category" or pa.types.is_integer(plain) or pa.types.is_boolean(plain), "clock": role == "clock",
-    }  # fmt: skip
-    if not fits[asked]:
-        raise RaeflowError(f"{where}: Data(roles={{{name!r}: {asked!r}}}): the column holds {kind}, which cannot be a {asked}")
-    return Field(name, "category" if asked == "category" else role, str(plain))
-
-
-def _has_nulls(footer: Footer, columns: Sequence[str]) -> bool:
-    """Whether a file may have a null in one of the columns, as far as its footer tells."""
-    metadata = footer.metadata
-    if any(pa.types.is_null(footer.schema.field(name).type) for name in columns if name in footer.schema.names):
-        return True
-    optional = {name for name in columns if name in footer.schema.names and footer.schema.field(name).nullable}
-    for group in range(metadata.num_row_groups):
-        for leaf in range(metadata.num_columns):
-            column = metadata.row_group(group).column(leaf)
-            known = column.statistics is not None and column.statistics.has_null_count
-            if column.path_in_schema in optional and (not known or column.statistics.null_count):
-                return True
-    return False
 
 
 def _image_spec(data: Data, footers: Sequence[Footer], name: str) -> RowSpec:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from raeflow.data.columns import is_text, role_of
 from raeflow.data.files import ARROW_ERRORS, Footer, reason
+from raeflow.data.types import plain
 from raeflow.errors import RaeflowError
 
 ROWS, PLACES = 16_384, 16
@@ -114,7 +115,7 @@ def _by_name(field: pa.Field, label: str | None) -> str:
 
 
 def _words(kind: pa.DataType) -> bool:
-    return is_text(kind.value_type if pa.types.is_dictionary(kind) else kind)
+    return is_text(plain(kind))
 
 
 def _by_values(field: pa.Field, columns: Sequence[pa.ChunkedArray]) -> str:

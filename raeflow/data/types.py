@@ -11,6 +11,11 @@ import pyarrow as pa
 from raeflow.errors import RowError
 
 
+def plain(kind: pa.DataType) -> pa.DataType:
+    """The type of the values of a dictionary; any other type as it is."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
 def is_number(kind: pa.DataType) -> bool:
     """Integers, floats, decimals and true/false."""
     types = pa.types

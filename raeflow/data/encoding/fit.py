@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from raeflow.data.encoding.module import TableEncoding
-from raeflow.data.encoding.record import GAP, NUMBERS, OTHER, Encoded
+from raeflow.data.encoding.record import GAP, NUMBERS, OTHER, RARE, Encoded
 from raeflow.data.encoding.sketch import Sample, Sketch, quantile
 from raeflow.data.rows import Field, RowSpec
 from raeflow.data.scaling import varying
@@ -105,7 +105,15 @@ class _Fit:
                 role = "long_tail"
         if role == "flag" and (few is None or len(few) != 2):
             role = "number"  # of one value and gaps, or of more than two
-        return Encoded(f.name, role, at, gaps=gaps > 0, values=tuple(few or ()) if role == "flag" else ())
+        if role != "flag" or few is None:
+            return Encoded(f.name, role, at, gaps=gaps > 0)
+        why = RARE if self._rare(self.mean[self.number[at]], *few) else ""
+        return Encoded(f.name, role, at, gaps=gaps > 0, values=tuple(few), why=why)
+
+    def _rare(self, mean: float, low: float, high: float) -> bool:
+        """Whether one of a flag's two values is rarer than a level may be to count by itself."""
+        share, least = (mean - low) / (high - low), self.rules.min_frequency
+        return bool(share * (1 - share) < least * (1 - least)) and self.rules.scaling not in ("global", "none", "unit")
 
     def _far(self, at: int, low: float, high: float) -> bool:
         mean, std = self.mean[self.number[at]], self.std[self.number[at]]
@@ -224,12 +232,9 @@ class _Fit:
             shift, std = self._whole(len(at))
         scale = np.where(std > 0, std, 1.0)
         for i, c in enumerate(numbers):
-            if c.role == "flag" and mode != "global":
+            if c.why == RARE:
                 first, second = (float(v) for v in c.values if v is not None)
-                share = (shift[i] - first) / (second - first)
-                least = self.rules.min_frequency
-                if share * (1 - share) < least * (1 - least):
-                    scale[i] = (second - first) * math.sqrt(least * (1 - least))
+                scale[i] = (second - first) * self._root(0.0)
         return shift, scale
 
     def _whole(self, count: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

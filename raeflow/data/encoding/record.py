@@ -9,6 +9,8 @@ NUMBERS = ("number", "long_tail", "flag")
 """Roles that take one value of the encoded row."""
 OTHER, GAP = "(other)", "(gap)"
 """Parts of a category that stand for no level of their own: rare levels together, and no value."""
+RARE = "one of its values is rare"
+"""Why a flag has the scale of a rare level rather than its own."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Encoded:
     values: tuple[float | None, ...] = ()
     """Of a constant its one stored value (None where it never had one), of a flag its two."""
     why: str = ""
-    """Of what is ignored: why it tells nothing."""
+    """Of what is ignored: why it tells nothing; of a flag: why its scale is not its own."""
 
     @property
     def width(self) -> int:
@@ -56,7 +58,8 @@ class Encoded:
             return f"clock: {', '.join(self.parts)}{gaps}"
         if self.role == "ignored":
             return f"not used: {self.why}"
-        return {"long_tail": "number with a long tail", "constant": "constant, watched"}.get(self.role, self.role) + gaps
+        said = {"long_tail": "number with a long tail", "constant": "constant, watched"}.get(self.role, self.role)
+        return said + (f", {self.why}" if self.why else "") + gaps
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; defaults are left out."""
