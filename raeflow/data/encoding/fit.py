@@ -187,7 +187,7 @@ class _Fit:
                 bent = np.arcsinh((values - centre) / breadth)
                 shift[i] = np.average(bent, weights=counts)
                 spread = math.sqrt(np.average((bent - shift[i]) ** 2, weights=counts))
-                scale[i] = spread if spread > 0 else 1.0
+                scale[i] = (spread if spread > 0 else 1.0) * self._rarity(values, counts)
                 fills[i] = centre + breadth * math.sinh(shift[i])
                 centres.append(centre)
                 breadths.append(breadth)
@@ -216,6 +216,12 @@ class _Fit:
         """Deviation of an indicator, not below that of the rarest level that stands alone."""
         least = self.rules.min_frequency
         return math.sqrt(max(share * (1 - share), least * (1 - least)))
+
+    def _rarity(self, values: np.ndarray[Any, Any], counts: np.ndarray[Any, Any]) -> float:
+        """How much wider the scale of a number must be that nearly always has one value: as if the others were as common as a
+        level that counts by itself, for what one row in ten thousand has would outweigh everything."""
+        common = np.bincount(np.unique(values, return_inverse=True)[1], counts).max() / counts.sum()
+        return self._root(1 - common) / math.sqrt(common * (1 - common)) if common < 1 else 1.0
 
     def _scaled(self, numbers: list[Encoded]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """shift and scale (S,) by the scaling asked for; no flag is given more weight than an indicator."""
