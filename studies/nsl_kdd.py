@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 STUDY = Study(
     name="nsl_kdd",
     data=Data("nsl_kdd", fractions=(0.7, 0.15, 0.15, 0)),
-    variants=("autoencoder", "denoising", "sparse", "contractive"),
-    search=Search(trials=16, epochs=30),
-    training=Training(epochs=30),
+    variants=("autoencoder", "denoising"),
+    search=Search(trials=16),
+    training=Training(epochs=100, batch_size=128, patience=15),
     calibration=Calibration(method="quantile", quantile=0.95),
     committee=5,
 )
