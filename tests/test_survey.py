@@ -115,6 +115,27 @@ def test_rows_are_looked_at_all_over_the_files(tmp_path):
     assert dict(told)["id"] == "left out: an id: 6,001 different values in 8,000 rows"
 
 
+def test_a_look_passes_over_bad_rows_that_load_tells_of(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sound, bad = DRAWN.standard_normal(ROWS), DRAWN.standard_normal(ROWS)
+    bad[7] = np.inf
+    for name, values in (("a", sound), ("b", bad)):
+        write(tmp_path / "lake" / f"{name}.parquet", {"a": values, "word": WORDS})
+    _, told = preview(Data("lake"))
+    assert dict(told) == {"a": "number", "word": "category of 3 levels"}
+    assert cli.main(["init", "lake"]) == 0
+    with pytest.raises(RaeflowError, match=r"lake/b\.parquet, row group 0, column 'a', row 7: value inf is not finite"):
+        load(Data("lake"))
+
+
+def test_no_study_file_is_written_for_no_rows(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "rows.parquet", {"a": pa.array([], pa.float64()), "word": pa.array([], pa.string())})
+    assert cli.main(["init", "rows.parquet"]) == 1
+    assert capsys.readouterr().err == "raeflow: rows.parquet: there are no rows\n"
+    assert not (tmp_path / "rows.py").exists()
+
+
 def test_a_study_file_says_how_each_column_enters_and_builds(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     extra = {"id": [f"{i:06x}" for i in range(ROWS)], "label": LABEL, "quote's": WORDS, "empty": pa.nulls(ROWS)}
