@@ -136,6 +136,14 @@ def test_no_study_file_is_written_for_no_rows(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "rows.py").exists()
 
 
+def test_a_column_of_lists_that_is_out_leaves_a_table(tmp_path):
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(DRAWN.standard_normal(4 * ROWS)), 4)
+    path = write(tmp_path / "rows.parquet", {"a": DRAWN.standard_normal(ROWS), "word": WORDS, "code": lists})
+    assert inspect(Data(path)).columns == ("code",)
+    assert inspect(Data(path, roles={"code": "out"})).columns == ("a", "word")
+    assert dict(preview(Data(path, roles={"code": "out"}))[1])["code"] == "left out: Data(roles=...) says so"
+
+
 def test_a_study_file_says_how_each_column_enters_and_builds(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     extra = {"id": [f"{i:06x}" for i in range(ROWS)], "label": LABEL, "quote's": WORDS, "empty": pa.nulls(ROWS)}
