@@ -56,7 +56,7 @@ def test_a_column_enters_or_it_is_said_why_not(tmp_path, values, told):
 @pytest.mark.parametrize(
     ("name", "values", "told"),
     [
-        ("row_id", DRAWN.permutation(ROWS), "left out: an id: all of 1,200 values differ"),
+        ("row_id", DRAWN.permutation(ROWS), "left out: an id: 1,200 different values in 1,200 rows"),
         ("reading", DRAWN.permutation(ROWS), "number"),
         ("device_id", DRAWN.integers(0, 5, ROWS), "number"),
         ("outlier", WORDS, "left out: it is named like a label: say Data(label='outlier') if it is one"),
@@ -142,6 +142,12 @@ def test_a_column_of_lists_that_is_out_leaves_a_table(tmp_path):
     assert inspect(Data(path)).columns == ("code",)
     assert inspect(Data(path, roles={"code": "out"})).columns == ("a", "word")
     assert dict(preview(Data(path, roles={"code": "out"}))[1])["code"] == "left out: Data(roles=...) says so"
+
+
+def test_an_id_that_hardly_repeats_is_counted(tmp_path):
+    numbers = DRAWN.permutation(ROWS)
+    numbers[:6] = numbers[6]
+    assert survey(tmp_path, {"pump_id": numbers})["pump_id"] == "left out: an id: 1,194 different values in 1,200 rows"
 
 
 def test_a_study_file_says_how_each_column_enters_and_builds(tmp_path, monkeypatch, capsys):
