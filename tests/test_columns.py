@@ -160,6 +160,17 @@ def test_timestamps_are_days_and_seconds_of_their_own_clock(unit, zone):
     assert [v if v is None else v.replace(tzinfo=None) if zone is None else v.astimezone(UTC) for v in back.to_pylist()] == values
 
 
+@pytest.mark.parametrize(("zone", "hour"), [("Europe/Berlin", 14), ("UTC", 12), ("America/New_York", 8)])
+def test_one_moment_is_one_clock_whatever_zone_a_file_is_written_in(zone, hour):
+    moment = pa.array([datetime(2024, 7, 1, 12, tzinfo=UTC), None], pa.timestamp("us", "America/New_York"))
+    kind = pa.timestamp("us", zone)
+    x, back = stored(moment, as_kind=kind)
+    np.testing.assert_array_equal(x, [[19905, hour * 3600], [np.nan, np.nan]])
+    assert back.to_pylist()[0] == datetime(2024, 7, 1, 12, tzinfo=UTC), "what is told is the moment that was given"
+    told, _ = stored(pa.array(["2024-07-01T12:00:00Z", None]), role="clock", as_kind=kind)
+    np.testing.assert_array_equal(told, x)
+
+
 def test_a_clock_may_come_as_text_as_json_has_it():
     kind = pa.timestamp("us")
     x, _ = stored(pa.array(["2024-02-29T13:45:30", None, "1970-01-02 00:00:00"]), role="clock", as_kind=kind)

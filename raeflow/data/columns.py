@@ -155,15 +155,16 @@ def named(codes: Floats, words: Sequence[str], levels: Sequence[str]) -> Floats:
 
 
 def _clock(column: pa.ChunkedArray, field: Field, where: str) -> list[Floats]:
-    """Days since 1970 and seconds of the day, as the clock of the column's own time zone shows them."""
+    """Days since 1970 and seconds of the day, as a clock in the time zone of the field shows them, or in the column's own if that has none."""
     kind = column.type
     if not (pa.types.is_date(kind) or pa.types.is_time(kind) or pa.types.is_timestamp(kind)):
         column, kind = _parsed(column, field, where)
     if pa.types.is_timestamp(kind) and kind.tz is not None:
+        zone = getattr(arrow_type(field.type), "tz", None) or kind.tz
         try:
-            column = pc.local_timestamp(column)
+            column = pc.local_timestamp(column.cast(pa.timestamp(kind.unit, zone)))
         except pa.ArrowException as error:
-            raise RaeflowError(f"{where}column {field.name!r}: its time zone {kind.tz!r} is not known here") from error
+            raise RaeflowError(f"{where}column {field.name!r}: its time zone {zone!r} is not known here") from error
     gaps = np.asarray(pc.is_null(column).to_numpy(), bool) if column.null_count else None
     if pa.types.is_date(kind):
         days = _ticks(column.cast(pa.date32()).cast(pa.int32()))
