@@ -185,6 +185,14 @@ def test_a_clock_may_come_as_text_as_json_has_it():
 
 
 @pytest.mark.parametrize("kind", [pa.float64(), pa.bool_(), pa.string(), pa.date32(), pa.timestamp("us", "UTC"), pa.time64("us")], ids=str)
+def test_a_column_without_a_value_is_all_gaps_in_any_type(kind):
+    levels = LEVELS if kind == pa.string() else None
+    for other in (pa.null(), pa.float64(), pa.dictionary(pa.int8(), pa.float64()), pa.string(), kind):
+        x, _ = stored(pa.nulls(3, other), as_kind=kind, role=role_of(kind), levels=levels)
+        assert np.isnan(x).all()
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.bool_(), pa.string(), pa.date32(), pa.timestamp("us", "UTC"), pa.time64("us")], ids=str)
 def test_a_column_without_type_is_all_gaps(kind):
     x, back = stored(pa.nulls(3), as_kind=kind, role=role_of(kind), levels=LEVELS if kind == pa.string() else None)
     assert np.isnan(x).all()

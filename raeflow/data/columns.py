@@ -78,13 +78,13 @@ def store(columns: Sequence[pa.ChunkedArray], spec: RowSpec, where: str, words: 
     """
     stored: list[Floats] = []
     for field, place, column in zip(spec.fields, spec.places, columns, strict=True):
-        if not fits(column.type, field):
-            wanted = {"category": "words", "clock": field.type}.get(field.role, "numbers")
-            raise RaeflowError(f"{where}column {field.name!r} holds {column.type}, not {wanted}")
-        if pa.types.is_null(plain(column.type)):
+        if column.null_count == len(column):  # of whatever type: a data frame gives numbers to a column of words without a word
             stored += [np.full(len(column), np.nan, np.float32)] * field.slots
             if words is not None and field.role == "category":
                 words[place] = []
+        elif not fits(column.type, field):
+            wanted = {"category": "words", "clock": field.type}.get(field.role, "numbers")
+            raise RaeflowError(f"{where}column {field.name!r} holds {column.type}, not {wanted}")
         elif field.role == "clock":
             stored += _clock(_decoded(column), field, where)
         elif field.role == "category":
