@@ -180,7 +180,7 @@ def test_a_clock_may_come_as_text_as_json_has_it():
         np.testing.assert_array_equal(x, [[49530], [np.nan], [1.5]])
     with pytest.raises(RaeflowError, match=r"here, column 'c' holds string, not time32\[s\]"):
         stored(pa.array(["noon"]), role="clock", as_kind=pa.time32("s"))
-    with pytest.raises(RaeflowError, match=r"here, column 'c' holds string, not timestamp\[us\]"):
+    with pytest.raises(RaeflowError, match=r"here, column 'c' holds string, not timestamp\[us\] \(.*'tomorrow'"):
         stored(pa.array(["tomorrow"]), role="clock", as_kind=kind)
 
 

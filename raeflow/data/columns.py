@@ -200,7 +200,7 @@ def _parsed(column: pa.ChunkedArray, field: Field, where: str) -> tuple[pa.Chunk
                 kind = pa.timestamp("ns", kind.tz)
         return column.cast(kind), kind
     except pa.ArrowException as error:
-        raise RaeflowError(f"{where}column {field.name!r} holds {column.type}, not {field.type}") from error
+        raise RaeflowError(f"{where}column {field.name!r} holds {column.type}, not {field.type} ({str(error).splitlines()[0]})") from error
 
 
 def arrow_type(text: str) -> pa.DataType:
