@@ -155,7 +155,7 @@ def named(codes: Floats, words: Sequence[str], levels: Sequence[str]) -> Floats:
 
 
 def _clock(column: pa.ChunkedArray, field: Field, where: str) -> list[Floats]:
-    """Days since 1970 and seconds of the day, as a clock in the time zone of the field shows them, or in the column's own if that has none."""
+    """Days since 1970 and seconds of the day, as a clock in the field's time zone shows them, in the column's own if that has none."""
     kind = column.type
     if not (pa.types.is_date(kind) or pa.types.is_time(kind) or pa.types.is_timestamp(kind)):
         column, kind = _parsed(column, field, where)
