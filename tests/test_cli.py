@@ -123,6 +123,8 @@ def test_init_writes_a_study_that_builds(rows, tmp_path, monkeypatch, capsys):
     assert study.data.columns == ("a", "b", "c")
     assert study.data.label == "label"
     assert "already there" in refused(capsys, "init", rows)
+    assert "Study(name='a\"b'): a name is made of letters" in refused(capsys, "init", rows, "--name", 'a"b', "--out", "other.py")
+    assert not (tmp_path / "other.py").exists()
     assert cli.main(["init", str(rows), "--out", "again.py"]) == 0, "a column called label is taken for the label"
     assert cli.load_study("again.py")[0].data.label == "label"
 
