@@ -126,7 +126,8 @@ def _bug(error: Exception) -> int:
     except OSError:
         kept = "run again with --debug for the traceback"
     told = str(error).strip().splitlines()
-    print(f"raeflow: unexpected {type(error).__name__}: {told[0] if told else ''} ({kept})", file=sys.stderr)
+    said = f"{type(error).__name__}{f': {told[0]}' if told else ''}"
+    print(f"raeflow: a bug of raeflow stopped this: {said} ({kept})", file=sys.stderr)
     return 1
 
 

@@ -31,6 +31,7 @@ import raeflow
 from raeflow import checkpoint, variants
 from raeflow.calibration import Moments, Threshold, calibrate, log_moments
 from raeflow.data.columns import to_table
+from raeflow.data.files import reason
 from raeflow.data.rows import RowSpec, Splits
 from raeflow.data.splits import stored_keys
 from raeflow.devices import resolve_device, score_batch
@@ -209,7 +210,10 @@ class Detector:
             from raeflow.data.schema import to_tensor
 
             return to_tensor(to_table(rows), self.spec)
-        values = rows if isinstance(rows, Tensor) else np.asarray(rows)
+        try:
+            values = rows if isinstance(rows, Tensor) else np.asarray(rows)
+        except (TypeError, ValueError) as error:  # ragged lists
+            raise RaeflowError(f"rows of type {type(rows).__name__} are no array of numbers ({reason(error)})") from error
         real = not values.is_complex() if isinstance(values, Tensor) else values.dtype.kind in "fiub"
         if self.spec.fields and not isinstance(values, Tensor):  # tensors are rows as `load` holds them
             raise RaeflowError("this detector takes words, flags or clocks: give a data frame or an Arrow table, not an array")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raeflow.data import RowSpec, preview
-from raeflow.study import Data
+from raeflow.study import Data, Study
 
 _TEXT = '''"""Which rows of {title} are anomalous?
 
@@ -39,9 +39,9 @@ LABELS = ("label", "labels", "class", "anomaly", "is_anomaly", "outlier", "is_ou
 
 
 def study_name(sources: Sequence[str], name: str | None) -> str:
-    """The study's name: the user's, else the first source's."""
+    """The study's name: the user's, else the first source's; refused where no study can have it."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(sources[0].rstrip("/*")).stem).strip("_-")
-    return name or stem or "study"
+    return Study(name=name or stem or "study", data=Data(list(sources))).name
 
 
 def study_text(sources: Sequence[str], name: str, label: str | None) -> str:

@@ -21,8 +21,6 @@ from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
 from raeflow.study import Calibration, Training
 
-ALLOW_NAN = True
-"""Whether a row may have gaps."""
 TILE = 512
 """Rows that are scored at a time, the last ones filled up: a matrix product of one size gives a row the same score to the
 last bit whatever rows come with it."""
@@ -114,7 +112,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn may expect of it."""
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = ALLOW_NAN
+        tags.input_tags.allow_nan = True
         tags.non_deterministic = self.minutes is not None
         return tags
 
@@ -139,10 +137,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if is_arrow(X) and (reset or hasattr(self, "feature_names_in_")):
             validate_data(self, X, reset=reset, skip_check_array=True)
             return X
-        finite: Any = "allow-nan" if ALLOW_NAN else True
-        return validate_data(
-            self, X, reset=reset, dtype="numeric", ensure_all_finite=finite, ensure_min_samples=raeflow.memory.FEWEST if reset else 1
-        )
+        fewest = raeflow.memory.FEWEST if reset else 1
+        return validate_data(self, X, reset=reset, dtype="numeric", ensure_all_finite="allow-nan", ensure_min_samples=fewest)
 
     def _training(self, rows: int) -> Training | None:
         if self.epochs is None and self.batch_size is None:

@@ -160,6 +160,17 @@ def test_timestamps_are_days_and_seconds_of_their_own_clock(unit, zone):
     assert [v if v is None else v.replace(tzinfo=None) if zone is None else v.astimezone(UTC) for v in back.to_pylist()] == values
 
 
+@pytest.mark.parametrize(("zone", "hour"), [("Europe/Berlin", 14), ("UTC", 12), ("America/New_York", 8)])
+def test_one_moment_is_one_clock_whatever_zone_a_file_is_written_in(zone, hour):
+    moment = pa.array([datetime(2024, 7, 1, 12, tzinfo=UTC), None], pa.timestamp("us", "America/New_York"))
+    kind = pa.timestamp("us", zone)
+    x, back = stored(moment, as_kind=kind)
+    np.testing.assert_array_equal(x, [[19905, hour * 3600], [np.nan, np.nan]])
+    assert back.to_pylist()[0] == datetime(2024, 7, 1, 12, tzinfo=UTC), "what is told is the moment that was given"
+    told, _ = stored(pa.array(["2024-07-01T12:00:00Z", None]), role="clock", as_kind=kind)
+    np.testing.assert_array_equal(told, x)
+
+
 def test_a_clock_may_come_as_text_as_json_has_it():
     kind = pa.timestamp("us")
     x, _ = stored(pa.array(["2024-02-29T13:45:30", None, "1970-01-02 00:00:00"]), role="clock", as_kind=kind)
@@ -169,8 +180,16 @@ def test_a_clock_may_come_as_text_as_json_has_it():
         np.testing.assert_array_equal(x, [[49530], [np.nan], [1.5]])
     with pytest.raises(RaeflowError, match=r"here, column 'c' holds string, not time32\[s\]"):
         stored(pa.array(["noon"]), role="clock", as_kind=pa.time32("s"))
-    with pytest.raises(RaeflowError, match=r"here, column 'c' holds string, not timestamp\[us\]"):
+    with pytest.raises(RaeflowError, match=r"here, column 'c' holds string, not timestamp\[us\] \(.*'tomorrow'"):
         stored(pa.array(["tomorrow"]), role="clock", as_kind=kind)
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.bool_(), pa.string(), pa.date32(), pa.timestamp("us", "UTC"), pa.time64("us")], ids=str)
+def test_a_column_without_a_value_is_all_gaps_in_any_type(kind):
+    levels = LEVELS if kind == pa.string() else None
+    for other in (pa.null(), pa.float64(), pa.dictionary(pa.int8(), pa.float64()), pa.string(), kind):
+        x, _ = stored(pa.nulls(3, other), as_kind=kind, role=role_of(kind), levels=levels)
+        assert np.isnan(x).all()
 
 
 @pytest.mark.parametrize("kind", [pa.float64(), pa.bool_(), pa.string(), pa.date32(), pa.timestamp("us", "UTC"), pa.time64("us")], ids=str)
@@ -189,18 +208,56 @@ def test_a_column_without_type_is_all_gaps(kind):
         (pa.string(), pa.float64(), False), (pa.string(), pa.large_string(), True), (pa.date32(), pa.string(), True),
         (pa.date32(), pa.float64(), False),
         (pa.timestamp("s"), pa.date32(), True), (pa.string(), pa.date32(), False),
+        (pa.date32(), pa.timestamp("s"), True), (pa.time32("s"), pa.timestamp("s"), True), (pa.date32(), pa.time32("s"), False),
+        (pa.timestamp("s"), pa.time32("s"), False), (pa.time32("s"), pa.date32(), False), (pa.float64(), pa.duration("ms"), False),
+        (pa.duration("ms"), pa.float64(), True), (pa.duration("ms"), pa.duration("s"), True), (pa.time32("s"), pa.string(), True),
     ],
 )  # fmt: skip
 def test_which_types_a_column_may_come_in(kind, other, accepted):
     field = Field("c", role_of(kind), str(kind), LEVELS if kind == pa.string() else None)
     assert fits(other, field) == accepted
-    array = pa.nulls(2, other) if accepted else pa.array([1, 0]).cast(pa.int64()).cast(other if other != pa.date32() else pa.int32())
+    narrow = other in (pa.date32(), pa.time32("s"))
+    array = pa.nulls(2, other) if accepted else pa.array([1, 0]).cast(pa.int64()).cast(pa.int32() if narrow else other)
     array = array.cast(other) if array.type != other else array
     if accepted:
         stored(array, role=field.role, levels=field.levels, as_kind=kind)
     else:
         with pytest.raises(RaeflowError, match=f"here, column 'c' holds {other}".replace("[", r"\[")):
             stored(array, role=field.role, levels=field.levels, as_kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(pa.date32(), pa.time32("s")), (pa.duration("ms"), pa.int32()), (pa.timestamp("s"), pa.time32("s"))], ids=str
+)
+def test_files_that_mean_different_things_by_a_column_are_refused(tmp_path, first, second):
+    values = pa.array(range(100), pa.int32())
+    for name, kind in (("a", first), ("b", second)):
+        wide = values.cast(pa.int64()) if kind in (pa.duration("ms"), pa.timestamp("s")) else values
+        pq.write_table(pa.table({"c": wide.cast(kind), "word": ["ash", "birch"] * 50}), tmp_path / f"{name}.parquet")
+    with pytest.raises(RaeflowError, match=r"b\.parquet: column 'c' holds \w+.*a\.parquet; files of one set share a schema"):
+        load(Data(tmp_path))
+
+
+@pytest.mark.parametrize("gap", [None, 3])
+def test_a_table_of_plain_numbers_takes_no_durations_whether_it_has_gaps_or_not(gap):
+    spec = RowSpec(("a", "b"), "columns", (2,), "float32", held=(2,))
+    table = pa.table({"a": [1.0, 2.0], "b": pa.array([1000, gap], pa.duration("ms"))})
+    with pytest.raises(RaeflowError, match=r"here, column 'b' holds duration\[ms\], not numbers"):
+        to_tensor(table, spec, "here")
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.string(), pa.timestamp("us"), pa.time32("s"), pa.duration("s")], ids=str)
+def test_a_dictionary_of_anything_is_what_it_holds(kind):
+    text = kind == pa.string()
+    levels = ("ash", "birch") if text else None
+    values = pa.array(["birch", None, "ash"] if text else [5, None, 7], kind if text else pa.int32())
+    values = values if text or pa.types.is_floating(kind) or pa.types.is_time(kind) else values.cast(pa.int64())
+    plain, _ = stored(values.cast(kind), role=role_of(kind), levels=levels)
+    x, _ = stored(values.cast(kind).dictionary_encode(), role=role_of(kind), levels=levels, as_kind=kind)
+    np.testing.assert_array_equal(x, plain)
+    nothing = pa.DictionaryArray.from_arrays(pa.nulls(2, pa.int8()), pa.nulls(0))
+    x, _ = stored(nothing, role=role_of(kind), levels=levels, as_kind=kind)
+    assert np.isnan(x).all()
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,7 @@ def test_a_finite_row_that_overflows_is_an_anomaly_and_no_miss():
         (np.array([[None] * 6]), "type object"),
         (torch.zeros(4, 6, dtype=torch.complex64), "type torch.complex64"),
         (3.0, r"shape \(\)"),
+        ([[1.0, 2.0], [3.0]], "rows of type list are no array of numbers \\(setting an array element"),
     ],
 )
 def test_rows_of_another_shape_or_type_are_refused(rows, says):

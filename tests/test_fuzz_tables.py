@@ -37,7 +37,7 @@ _ROLES = {
     "clock": ["clock", "out"],
 }
 _ANY_ROLE = ["number", "long_tail", "flag", "category", "clock", "out"]
-_SLIPS = re.compile(r"unexpected|Traceback|Error\(|Error:|<class|object at 0x|NoneType")
+_SLIPS = re.compile(r"unexpected|a bug of raeflow|Traceback|Error\(|Error:|<class|object at 0x|NoneType")
 
 
 def options(drawn, schema):

@@ -56,7 +56,7 @@ def test_a_column_enters_or_it_is_said_why_not(tmp_path, values, told):
 @pytest.mark.parametrize(
     ("name", "values", "told"),
     [
-        ("row_id", DRAWN.permutation(ROWS), "left out: an id: all of 1,200 values differ"),
+        ("row_id", DRAWN.permutation(ROWS), "left out: an id: 1,200 different values in 1,200 rows"),
         ("reading", DRAWN.permutation(ROWS), "number"),
         ("device_id", DRAWN.integers(0, 5, ROWS), "number"),
         ("outlier", WORDS, "left out: it is named like a label: say Data(label='outlier') if it is one"),
@@ -113,6 +113,41 @@ def test_rows_are_looked_at_all_over_the_files(tmp_path):
     spec, told = preview(Data(tmp_path / "lake"))
     assert spec.columns == ("a",)
     assert dict(told)["id"] == "left out: an id: 6,001 different values in 8,000 rows"
+
+
+def test_a_look_passes_over_bad_rows_that_load_tells_of(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sound, bad = DRAWN.standard_normal(ROWS), DRAWN.standard_normal(ROWS)
+    bad[7] = np.inf
+    for name, values in (("a", sound), ("b", bad)):
+        write(tmp_path / "lake" / f"{name}.parquet", {"a": values, "word": WORDS})
+    _, told = preview(Data("lake"))
+    assert dict(told) == {"a": "number", "word": "category of 3 levels"}
+    assert cli.main(["init", "lake"]) == 0
+    with pytest.raises(RaeflowError, match=r"lake/b\.parquet, row group 0, column 'a', row 7: value inf is not finite"):
+        load(Data("lake"))
+
+
+def test_no_study_file_is_written_for_no_rows(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "rows.parquet", {"a": pa.array([], pa.float64()), "word": pa.array([], pa.string())})
+    assert cli.main(["init", "rows.parquet"]) == 1
+    assert capsys.readouterr().err == "raeflow: rows.parquet: there are no rows\n"
+    assert not (tmp_path / "rows.py").exists()
+
+
+def test_a_column_of_lists_that_is_out_leaves_a_table(tmp_path):
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(DRAWN.standard_normal(4 * ROWS)), 4)
+    path = write(tmp_path / "rows.parquet", {"a": DRAWN.standard_normal(ROWS), "word": WORDS, "code": lists})
+    assert inspect(Data(path)).columns == ("code",)
+    assert inspect(Data(path, roles={"code": "out"})).columns == ("a", "word")
+    assert dict(preview(Data(path, roles={"code": "out"}))[1])["code"] == "left out: Data(roles=...) says so"
+
+
+def test_an_id_that_hardly_repeats_is_counted(tmp_path):
+    numbers = DRAWN.permutation(ROWS)
+    numbers[:6] = numbers[6]
+    assert survey(tmp_path, {"pump_id": numbers})["pump_id"] == "left out: an id: 1,194 different values in 1,200 rows"
 
 
 def test_a_study_file_says_how_each_column_enters_and_builds(tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import torch
 from raeflow.data import load, plan, splits
 from raeflow.data.columns import to_table
 from raeflow.data.encoding import lexicon, sketch
+from raeflow.errors import RaeflowError
 from raeflow.study import Data
 from tests.tables import mixed, write
 
@@ -81,6 +82,12 @@ def test_clocks_do_not_count(tmp_path, known):
     for name in ("moment", "g_moment", "day", "time"):
         columns[name] = columns[name].take(pa.array(np.random.default_rng(3).permutation(ROWS)))
     assert homes(load(Data(write(tmp_path / "rows.parquet", columns)))) == known
+
+
+def test_an_empty_split_counts_rows_that_differ_in_time_alone_once(tmp_path):
+    columns = {"word": ["x", "y"] * 50, "moment": pa.array(range(100), pa.timestamp("s"))}
+    with pytest.raises(RaeflowError, match=r"no row is left for the \w+ split \(100 rows in all, 2 of them different"):
+        load(Data(write(tmp_path / "rows.parquet", columns), columns=["word", "moment"]))
 
 
 def test_of_clocks_alone_the_clocks_count(tmp_path):

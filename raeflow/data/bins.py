@@ -109,7 +109,7 @@ class Bins:
         plan, reader = self.plan, self.plan.reader
         why = f"{plan.rows} rows in all"
         if code in reader.codes and len(reader.codes) > 1:
-            keys = [splits.row_keys(b.x[: b.count]) for b in self.buffers.values() if b.count]
+            keys = [splits.stored_keys(b.x[: b.count], reader.spec) for b in self.buffers.values() if b.count]
             different = len(np.unique(np.concatenate(keys))) if keys else 0
             why += f", {different} of them different" if train is None else ""
             why += f", divided by Data(fractions={plan.data.fractions!r}), which keeps equal rows together"

@@ -25,6 +25,7 @@ UNSEEN = -1.0
 """Stored for a level that train did not have."""
 DAY = 86_400
 _TICKS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_TIMES = ("time32", "time64")
 
 
 def role_of(kind: pa.DataType) -> str | None:
@@ -54,7 +55,19 @@ def fits(kind: pa.DataType, field: Field) -> bool:
         return True
     if field.role == "category":
         return role in ("category", "flag") or pa.types.is_integer(stored)
-    return role in {"number": ("number", "flag"), "flag": ("number", "flag"), "clock": ("clock", "category")}[field.role]
+    if role not in {"number": ("number", "flag"), "flag": ("number", "flag"), "clock": ("clock", "category")}[field.role]:
+        return False
+    return role == "category" or kindred(str(stored), field.type)
+
+
+def kindred(kind: str, known: str) -> bool:
+    """Whether values of a type can stand for those of another of the same role, both by name.
+
+    A time of day is no day, and a duration, which has a unit, is no bare number; a bare number is taken for seconds.
+    """
+    if kind.startswith("duration"):
+        return known.startswith("duration")
+    return kind.startswith("timestamp") or kind.startswith(_TIMES) == known.startswith(_TIMES)
 
 
 def store(columns: Sequence[pa.ChunkedArray], spec: RowSpec, where: str, words: Words | None = None) -> list[Floats]:
@@ -65,34 +78,33 @@ def store(columns: Sequence[pa.ChunkedArray], spec: RowSpec, where: str, words: 
     """
     stored: list[Floats] = []
     for field, place, column in zip(spec.fields, spec.places, columns, strict=True):
-        if pa.types.is_null(column.type):
-            if field.role == "category" and words is not None:
-                words[place] = []
+        if column.null_count == len(column):  # of whatever type: a data frame gives numbers to a column of words without a word
             stored += [np.full(len(column), np.nan, np.float32)] * field.slots
             if words is not None and field.role == "category":
                 words[place] = []
+        elif not fits(column.type, field):
+            wanted = {"category": "words", "clock": field.type}.get(field.role, "numbers")
+            raise RaeflowError(f"{where}column {field.name!r} holds {column.type}, not {wanted}")
         elif field.role == "clock":
-            stored += _clock(column, field, where)
+            stored += _clock(_decoded(column), field, where)
         elif field.role == "category":
-            codes, own = _codes(column, field, where)
+            codes, own = _codes(column)
             if words is not None:
                 words[place] = own
             stored.append(codes if words is not None else named(codes, own, field.levels or ()))
+        elif pa.types.is_duration(plain(column.type)):
+            stored.append(_seconds(_decoded(column)))
         else:
             stored.append(gapped(column, field.name, where))
     return stored
 
 
 def gapped(column: pa.ChunkedArray, name: str, where: str) -> Floats:
-    """(N,) numbers, flags (0, 1) and durations (seconds); NaN where there is none."""
-    kind = column.type
-    if pa.types.is_null(kind):
+    """(N,) numbers and flags (0, 1); NaN where there is none."""
+    if pa.types.is_null(plain(column.type)):
         return np.full(len(column), np.nan, np.float32)
-    if pa.types.is_dictionary(kind):
-        column, kind = column.cast(kind.value_type), kind.value_type
-    if pa.types.is_duration(kind):
-        with np.errstate(over="ignore"):
-            return (_whole(column.cast(pa.int64())).astype(np.float64) / _TICKS[kind.unit]).astype(np.float32)
+    column = _decoded(column)
+    kind = column.type
     if not is_number(kind):
         raise RaeflowError(f"{where}column {name!r} holds {kind}, not numbers")
     if pa.types.is_boolean(kind):
@@ -103,16 +115,23 @@ def gapped(column: pa.ChunkedArray, name: str, where: str) -> Floats:
         return _whole(column).astype(np.float32, copy=True)
 
 
+def _seconds(column: pa.ChunkedArray) -> Floats:
+    """(N,) seconds of durations; NaN where there is none."""
+    ticks = _whole(column.cast(pa.int64())).astype(np.float64)
+    return (ticks / _TICKS[column.type.unit]).astype(np.float32)
+
+
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(plain(column.type)) if pa.types.is_dictionary(column.type) else column
+
+
 def _whole(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
     """All values as one array; nulls become NaN."""
     return np.asarray(column.to_numpy())
 
 
-def _codes(column: pa.ChunkedArray, field: Field, where: str) -> tuple[Floats, list[str]]:
+def _codes(column: pa.ChunkedArray) -> tuple[Floats, list[str]]:
     """Place (N,) of each value among the words that the table has, and these words."""
-    kind = plain(column.type)
-    if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
-        raise RaeflowError(f"{where}column {field.name!r} holds {column.type}, not words")
     if not pa.types.is_dictionary(column.type):
         column = pc.dictionary_encode(column)
     learnt: dict[str, float] = {}
@@ -136,15 +155,16 @@ def named(codes: Floats, words: Sequence[str], levels: Sequence[str]) -> Floats:
 
 
 def _clock(column: pa.ChunkedArray, field: Field, where: str) -> list[Floats]:
-    """Days since 1970 and seconds of the day, as the clock of the column's own time zone shows them."""
+    """Days since 1970 and seconds of the day, as a clock in the field's time zone shows them, in the column's own if that has none."""
     kind = column.type
     if not (pa.types.is_date(kind) or pa.types.is_time(kind) or pa.types.is_timestamp(kind)):
         column, kind = _parsed(column, field, where)
     if pa.types.is_timestamp(kind) and kind.tz is not None:
+        zone = getattr(arrow_type(field.type), "tz", None) or kind.tz
         try:
-            column = pc.local_timestamp(column)
+            column = pc.local_timestamp(column.cast(pa.timestamp(kind.unit, zone)))
         except pa.ArrowException as error:
-            raise RaeflowError(f"{where}column {field.name!r}: its time zone {kind.tz!r} is not known here") from error
+            raise RaeflowError(f"{where}column {field.name!r}: its time zone {zone!r} is not known here") from error
     gaps = np.asarray(pc.is_null(column).to_numpy(), bool) if column.null_count else None
     if pa.types.is_date(kind):
         days = _ticks(column.cast(pa.date32()).cast(pa.int32()))
@@ -154,7 +174,7 @@ def _clock(column: pa.ChunkedArray, field: Field, where: str) -> list[Floats]:
         values = _ticks(column.cast(pa.int32() if pa.types.is_time32(kind) else pa.int64()))
         days = values // (DAY * ticks)
         seconds = (values - days * (DAY * ticks)) / ticks
-    parts = [seconds] if field.type.startswith(("time32", "time64")) else [days, seconds][: field.slots]
+    parts = [seconds] if field.type.startswith(_TIMES) else [days, seconds][: field.slots]
     stored = [part.astype(np.float32) for part in parts]
     for part in stored if gaps is not None else ():
         part[gaps] = np.nan
@@ -168,8 +188,6 @@ def _ticks(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.int64]]:
 def _parsed(column: pa.ChunkedArray, field: Field, where: str) -> tuple[pa.ChunkedArray, pa.DataType]:
     """Text that shows a time, as JSON has it, as a type that is read like the column's own."""
     try:
-        if not is_text(column.type):
-            raise pa.ArrowInvalid(f"{column.type} is no time")
         kind = arrow_type(field.type)
         if pa.types.is_time(kind):  # Arrow reads days with times, but no times alone
             day, nothing = pa.scalar("1970-01-01 ", column.type), pa.scalar("", column.type)
@@ -182,7 +200,7 @@ def _parsed(column: pa.ChunkedArray, field: Field, where: str) -> tuple[pa.Chunk
                 kind = pa.timestamp("ns", kind.tz)
         return column.cast(kind), kind
     except pa.ArrowException as error:
-        raise RaeflowError(f"{where}column {field.name!r} holds {column.type}, not {field.type}") from error
+        raise RaeflowError(f"{where}column {field.name!r} holds {column.type}, not {field.type} ({str(error).splitlines()[0]})") from error
 
 
 def arrow_type(text: str) -> pa.DataType:

@@ -12,7 +12,7 @@ from typing import cast
 import pyarrow as pa
 
 from raeflow.data import filters, splits
-from raeflow.data.columns import role_of
+from raeflow.data.columns import kindred, role_of
 from raeflow.data.files import Footer, expand, read_footers, read_groups
 from raeflow.data.reading import Reader, Unit
 from raeflow.data.rows import RowSpec
@@ -112,10 +112,15 @@ def _agree(footer: Footer, first: Footer, names: Sequence[str], spec: RowSpec) -
         mine = footer.schema.field(found[0]).type
         theirs = first.schema.field(name).type if name in first.schema.names else mine
         empty = bool(spec.held) and (pa.types.is_null(mine) or pa.types.is_null(theirs))
-        alike = empty or (spec.kind == "mixed" and role_of(mine) == role_of(theirs))
+        alike = empty or (spec.kind == "mixed" and role_of(mine) == role_of(theirs) and _kindred(mine, theirs))
         if name in spec.columns and mine != theirs and not alike:
             other = f"{theirs} in {first.piece.uri}"
             raise RaeflowError(f"{footer.piece.uri}: column {name!r} holds {mine}, but {other}; files of one set share a schema")
+
+
+def _kindred(one: pa.DataType, other: pa.DataType) -> bool:
+    names = str(plain(one)), str(plain(other))
+    return kindred(*names) and kindred(*reversed(names))
 
 
 def _label_is_text(data: Data, footers: Sequence[Footer]) -> bool:

@@ -5,6 +5,7 @@ N rows of a split, B rows of a batch; a row is (F,), (C, L) or (C, H, W).
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -71,8 +72,9 @@ class RowSpec:
     @property
     def places(self) -> tuple[int, ...]:
         """First stored value of each column."""
-        widths = [f.slots for f in self.fields] or [1] * len(self.columns)
-        return tuple(sum(widths[:i]) for i in range(len(widths)))
+        if not self.fields:
+            return tuple(range(len(self.columns)))
+        return tuple(itertools.accumulate((f.slots for f in self.fields[:-1]), initial=0))
 
     @property
     def placed(self) -> list[tuple[Field, int]]:

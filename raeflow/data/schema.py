@@ -114,7 +114,10 @@ def _candidates(data: Data, footers: Sequence[Footer]) -> tuple[tuple[str, ...],
         for name in filters.columns_of(filters.to_expression(getattr(data, field), field), schema.names):
             taken.setdefault(name, f"Data({field}=...) asks for it")
     left = [(f.name, taken[f.name]) for f in schema if f.name in taken]
-    free = [f for f in schema if f.name not in taken]
+    asked = data.roles_of
+    out = [f.name for f in schema if asked.get(f.name) == "out" and f.name not in taken]
+    left += [(name, "Data(roles=...) says so") for name in out]
+    free = [f for f in schema if f.name not in taken and f.name not in out]
     whole = [f.name for f in free if is_image(f.type) or _leaf(f.type) is not None]
     if len(whole) == 1:
         return (whole[0],), left + [(f.name, f"the row is the one column {whole[0]!r}") for f in free if f.name != whole[0]]
@@ -122,17 +125,15 @@ def _candidates(data: Data, footers: Sequence[Footer]) -> tuple[tuple[str, ...],
         raise RaeflowError(f"{where}: columns {', '.join(map(repr, whole))} could each be the row; choose with Data(columns=...)")
     for field in free:
         _field(schema, field.name, where)  # no two of a name
-    telling = [f.name for f in free if is_number(plain(f.type)) and f.name.lower() in TELLING and f.name not in data.roles_of]
+    telling = [f.name for f in free if is_number(plain(f.type)) and f.name.lower() in TELLING and f.name not in asked]
     if telling:
         raise RaeflowError(
             f"{where}: is column {telling[0]!r} part of the row? Name the row with Data(columns=...), or say "
             f"Data(label={telling[0]!r}) to leave it out"
         )
-    asked = data.roles_of
-    out = [(f.name, "Data(roles=...) says so") for f in free if asked.get(f.name) == "out"]
     seen, why = survey(footers, [f for f in free if f.name not in asked], data.label)
-    chosen = tuple(f.name for f in free if f.name in seen or asked.get(f.name, "out") != "out")
-    left += out + why
+    chosen = tuple(f.name for f in free if f.name in seen or f.name in asked)
+    left += why
     if not chosen:
         have = "; ".join(f"{name}: {reason}" for name, reason in left[:8]) or "there is no column"
         raise RaeflowError(f"{where}: no column of numbers, words, times, lists of numbers or encoded images can be the row ({have})")

@@ -26,6 +26,8 @@ _FEWEST = 50
 """Rows below which nothing is concluded from values that differ."""
 _DIFFERENT = 0.5
 """Share of different words from which a column of words is an id or free text."""
+_UNIQUE = 0.95
+"""Share of different whole numbers above which a column whose name says id is one."""
 _GIVEN_AWAY = 0.999
 """Share of rows whose label a column's value tells, from which the column gives the label away."""
 TELLING = {
@@ -133,9 +135,11 @@ def _by_values(field: pa.Field, columns: Sequence[pa.ChunkedArray]) -> str:
     if pa.types.is_integer(field.type) and all(pa.types.is_integer(c.type) and c.null_count == 0 for c in columns):
         values = np.concatenate([np.asarray(c.to_numpy()) for c in columns])
         steps = values[1:] > values[:-1]
-        counts = bool(steps.all()) and bool((values[1:] - values[:-1] == 1).mean() > 0.5)
-        if counts or (_id_name(field.name) and len(np.unique(values)) > 0.95 * rows):
-            return f"{'a counter of rows' if counts else 'an id'}: all of {rows:,} values differ"
+        if bool(steps.all()) and bool((values[1:] - values[:-1] == 1).mean() > 0.5):
+            return f"a counter of rows: all of {rows:,} values differ"
+        different = len(np.unique(values)) if _id_name(field.name) else 0
+        if different > _UNIQUE * rows:
+            return f"an id: {different:,} different values in {rows:,} rows"
     return ""
 
 

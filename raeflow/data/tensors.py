@@ -241,9 +241,9 @@ def _refuse_not_finite(rows: Tensor, columns: list[pa.ChunkedArray], spec: RowSp
     bad = np.isinf(flat) if spec.held else ~np.isfinite(flat)
     if not bad.any():
         return
-    each, sentence, faults = spec.kind in ("columns", "mixed"), "", {}
+    each, sentence, faults, places = spec.kind in ("columns", "mixed"), "", {}, spec.places
     for row, entry in zip(np.flatnonzero(bad.any(1)).tolist(), bad.argmax(1)[bad.any(1)].tolist(), strict=True):
-        at = bisect_right(spec.places, entry) - 1 if spec.fields else entry
+        at = bisect_right(places, entry) - 1 if spec.fields else entry
         name = spec.columns[at] if each else spec.columns[0]
         value: Any = columns[at][row].as_py() if each else float(flat[row, entry])
         odd = isinstance(value, (int, float)) and not math.isfinite(value)
