@@ -11,6 +11,7 @@ import pytest
 
 from raeflow.data import load, to_tensor
 from raeflow.data.columns import arrow_type, fits, role_of, to_table
+from raeflow.data.faults import sift
 from raeflow.data.rows import Field, RowSpec
 from raeflow.errors import RaeflowError
 from raeflow.study import Data
@@ -178,9 +179,9 @@ def test_a_clock_may_come_as_text_as_json_has_it():
     for time_kind in (pa.time32("s"), pa.time64("us")):
         x, _ = stored(pa.array(["13:45:30", None, "00:00:01.500"]), role="clock", as_kind=time_kind)
         np.testing.assert_array_equal(x, [[49530], [np.nan], [1.5]])
-    with pytest.raises(RaeflowError, match=r"here, column 'c' holds string, not time32\[s\]"):
+    with pytest.raises(RaeflowError, match=r"here, column 'c', row 0: 'noon' is no time32\[s\]"):
         stored(pa.array(["noon"]), role="clock", as_kind=pa.time32("s"))
-    with pytest.raises(RaeflowError, match=r"here, column 'c' holds string, not timestamp\[us\] \(.*'tomorrow'"):
+    with pytest.raises(RaeflowError, match=r"here, column 'c', row 0: 'tomorrow' is no timestamp\[us\]"):
         stored(pa.array(["tomorrow"]), role="clock", as_kind=kind)
 
 
@@ -304,3 +305,17 @@ def test_a_file_of_gaps_alone_and_bytes_with_gaps_lose_nothing(tmp_path):
     splits = load(Data(tmp_path / "c.parquet"))
     held = [splits.train, splits.validate, splits.calibrate, splits.test]
     assert sum(int(rows.x[:, 0].isnan().sum()) for rows in held) == 40
+
+
+def test_rows_whose_text_shows_no_time_are_named_and_others_are_read():
+    spec = RowSpec(("c",), "mixed", (2,), "float32", fields=(Field("c", "clock", "timestamp[us]"),), held=(2,))
+    sifted = sift(pa.table({"c": ["2024-02-29T13:45:30", "nope", None, "1970-01-02 00:00:00", "later"]}), spec)
+    assert sifted.problems == {1: "column 'c': 'nope' is no timestamp[us]", 4: "column 'c': 'later' is no timestamp[us]"}
+    np.testing.assert_array_equal(sifted.rows.numpy(), [[19782, 49530], [np.nan, np.nan], [1, 0]])
+
+
+def test_whole_numbers_that_a_data_frame_made_floats_are_levels_still():
+    spec = RowSpec(("c",), "mixed", (1,), "float32", fields=(Field("c", "category", "int64", ("80", "443")),), held=(1,))
+    sifted = sift(pa.table({"c": pa.array([443.0, np.nan, 80.0, 8080.0, None, 1.5])}), spec)
+    np.testing.assert_array_equal(sifted.rows.numpy()[:, 0], [1, np.nan, 0, -1, np.nan])
+    assert sifted.problems == {5: "column 'c': value 1.5 is no whole number"}

@@ -104,6 +104,16 @@ def test_squares_of_each_column_add_up_to_one(tmp_path):
             assert total == pytest.approx(1 if name != "g_moment" else 0.9 + 1, abs=0.1)
 
 
+@pytest.mark.parametrize("share", [0.002, 0.2])
+def test_a_long_tail_of_few_rows_weighs_no_more_than_a_rare_level(tmp_path, share):
+    drawn = np.random.default_rng(0)
+    tail = np.where(drawn.permutation(ROWS) < share * ROWS, 10 ** drawn.uniform(0, 9, ROWS), 0.0)
+    splits = trained(tmp_path, {"a": drawn.standard_normal(ROWS), "tail": tail})
+    assert dict(splits.told())["tail"] == "number with a long tail"
+    total, true = (column(splits, "tail") ** 2).mean(), (tail > 0).mean()
+    assert total == pytest.approx(min(1.0, true * (1 - true) / (0.01 * 0.99)), rel=1e-3)
+
+
 @pytest.mark.parametrize("gaps", [0.0, 0.1])
 def test_categories_are_centred_indicators_of_stated_weight(tmp_path, gaps):
     columns = mixed(gaps=gaps)

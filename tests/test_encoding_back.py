@@ -198,6 +198,14 @@ def test_a_constant_gap_and_a_constant_word_are_watched(tmp_path):
     assert splits.encoding.novelties(to_tensor(odd, splits.spec)).tolist() == [0, 1, 1, 2]
 
 
+def test_a_column_of_one_value_and_gaps_is_watched(tmp_path):
+    drawn = np.random.default_rng(0)
+    splits = trained(tmp_path, {"a": drawn.standard_normal(400), "seven": pa.array([7.0, None] * 200)})
+    assert dict(splits.told())["seven"] == "number, of one value, watched, gaps marked"
+    odd = pa.table({"a": [0.0] * 3, "seven": [7.0, None, 7.001]})
+    assert splits.encoding.novelties(to_tensor(odd, splits.spec)).tolist() == [0, 0, 1]
+
+
 def test_what_is_ignored_is_never_strange(tmp_path):
     drawn = np.random.default_rng(0)
     ids = pa.array([f"id{i % 4500}" for i in range(5000)])

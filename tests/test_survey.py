@@ -171,3 +171,8 @@ def test_a_study_file_says_how_each_column_enters_and_builds(tmp_path, monkeypat
     printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     for name, what in load(Data(path, label="label")).told():
         assert f"{name} {what}" in printed
+
+
+def test_bytes_that_are_no_images_leave_a_table(tmp_path):
+    told = survey(tmp_path, {"hash": pa.array([bytes(8)] * ROWS), "b": DRAWN.standard_normal(ROWS)})
+    assert told == {"hash": "left out: bytes that are no images", "b": "number"}

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from torch import Tensor
 
 from raeflow.data.rows import Field, RowSpec
-from raeflow.data.types import is_number, plain
+from raeflow.data.types import is_number, plain, refuse_rows
 from raeflow.errors import RaeflowError
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -54,7 +54,8 @@ def fits(kind: pa.DataType, field: Field) -> bool:
     if pa.types.is_null(stored):
         return True
     if field.role == "category":
-        return role in ("category", "flag") or pa.types.is_integer(stored)
+        counted = not field.type.endswith("string") and pa.types.is_floating(stored)  # whole numbers beside gaps, in a data frame
+        return role in ("category", "flag") or pa.types.is_integer(stored) or counted
     if role not in {"number": ("number", "flag"), "flag": ("number", "flag"), "clock": ("clock", "category")}[field.role]:
         return False
     return role == "category" or kindred(str(stored), field.type)
@@ -70,11 +71,12 @@ def kindred(kind: str, known: str) -> bool:
     return kind.startswith("timestamp") or kind.startswith(_TIMES) == known.startswith(_TIMES)
 
 
-def store(columns: Sequence[pa.ChunkedArray], spec: RowSpec, where: str, words: Words | None = None) -> list[Floats]:
+def store(columns: Sequence[pa.ChunkedArray], spec: RowSpec, where: str, words: Words | None = None, first: int = 0) -> list[Floats]:
     """K arrays (N,) of stored values from a mixed table's columns.
 
     With `words`, categories get places among this table's own words, which are put there by stored place; else among the
-    levels of the spec. Raises RaeflowError for a column of another type than the spec's.
+    levels of the spec. Raises RaeflowError for a column of another type than the spec's, and RowError for rows whose text
+    shows no time or whose number is no whole one where it stands for a word; `first` is the number of the first row.
     """
     stored: list[Floats] = []
     for field, place, column in zip(spec.fields, spec.places, columns, strict=True):
@@ -86,9 +88,9 @@ def store(columns: Sequence[pa.ChunkedArray], spec: RowSpec, where: str, words: 
             wanted = {"category": "words", "clock": field.type}.get(field.role, "numbers")
             raise RaeflowError(f"{where}column {field.name!r} holds {column.type}, not {wanted}")
         elif field.role == "clock":
-            stored += _clock(_decoded(column), field, where)
+            stored += _clock(_decoded(column), field, where, first)
         elif field.role == "category":
-            codes, own = _codes(column)
+            codes, own = _codes(_counted(column, field, where, first) if pa.types.is_floating(plain(column.type)) else column)
             if words is not None:
                 words[place] = own
             stored.append(codes if words is not None else named(codes, own, field.levels or ()))
@@ -130,6 +132,17 @@ def _whole(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
     return np.asarray(column.to_numpy())
 
 
+def _counted(column: pa.ChunkedArray, field: Field, where: str, first: int) -> pa.ChunkedArray:
+    """Whole numbers that became floats, as data frames make them where there are gaps, as whole numbers again."""
+    column = pc.if_else(pc.is_nan(_decoded(column)), None, _decoded(column))
+    try:
+        return column.cast(pa.int64())
+    except pa.ArrowException:
+        values = _whole(column.cast(pa.float64()))
+        rows = np.flatnonzero(~np.isnan(values) & (~np.isfinite(values) | (values != np.round(values)) | (np.abs(values) >= 2**63)))
+        refuse_rows(rows, lambda i: f"value {values[rows[i]]:g} is no whole number", field.name, where, first)
+
+
 def _codes(column: pa.ChunkedArray) -> tuple[Floats, list[str]]:
     """Place (N,) of each value among the words that the table has, and these words."""
     if not pa.types.is_dictionary(column.type):
@@ -154,11 +167,11 @@ def named(codes: Floats, words: Sequence[str], levels: Sequence[str]) -> Floats:
     return recode(codes, np.asarray([known.get(word, UNSEEN) for word in words], np.float32))
 
 
-def _clock(column: pa.ChunkedArray, field: Field, where: str) -> list[Floats]:
+def _clock(column: pa.ChunkedArray, field: Field, where: str, first: int) -> list[Floats]:
     """Days since 1970 and seconds of the day, as a clock in the field's time zone shows them, in the column's own if that has none."""
     kind = column.type
     if not (pa.types.is_date(kind) or pa.types.is_time(kind) or pa.types.is_timestamp(kind)):
-        column, kind = _parsed(column, field, where)
+        column, kind = _parsed(column, field, where, first)
     if pa.types.is_timestamp(kind) and kind.tz is not None:
         zone = getattr(arrow_type(field.type), "tz", None) or kind.tz
         try:
@@ -185,7 +198,7 @@ def _ticks(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.asarray(pc.fill_null(column, 0).to_numpy()).astype(np.int64, copy=False)
 
 
-def _parsed(column: pa.ChunkedArray, field: Field, where: str) -> tuple[pa.ChunkedArray, pa.DataType]:
+def _parsed(column: pa.ChunkedArray, field: Field, where: str, first: int) -> tuple[pa.ChunkedArray, pa.DataType]:
     """Text that shows a time, as JSON has it, as a type that is read like the column's own."""
     try:
         kind = arrow_type(field.type)
@@ -200,7 +213,21 @@ def _parsed(column: pa.ChunkedArray, field: Field, where: str) -> tuple[pa.Chunk
                 kind = pa.timestamp("ns", kind.tz)
         return column.cast(kind), kind
     except pa.ArrowException as error:
-        raise RaeflowError(f"{where}column {field.name!r} holds {column.type}, not {field.type} ({str(error).splitlines()[0]})") from error
+        texts = column.to_pylist()
+        rows = [row for row, text in enumerate(texts) if text is not None and not _shows(text, kind)]
+        if not rows:
+            raise RaeflowError(
+                f"{where}column {field.name!r} holds {column.type}, not {field.type} ({str(error).splitlines()[0]})"
+            ) from error
+        refuse_rows(rows, lambda i: f"{str(texts[rows[i]]).removeprefix('1970-01-01 ')!r} is no {field.type}", field.name, where, first)
+
+
+def _shows(text: str, kind: pa.DataType) -> bool:
+    try:
+        pa.scalar(text).cast(kind)
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def arrow_type(text: str) -> pa.DataType:

@@ -28,6 +28,8 @@ from raeflow.study import Data
 
 __all__ = ["sniff", "sniff_target", "to_tensor"]
 
+_FIRST = 5
+"""Values of a column of bytes among which one must be an image for the column to be the row of a table's file."""
 _IMAGES = 100
 """Images among which one must be whole where bad rows are skipped."""
 
@@ -119,6 +121,10 @@ def _candidates(data: Data, footers: Sequence[Footer]) -> tuple[tuple[str, ...],
     left += [(name, "Data(roles=...) says so") for name in out]
     free = [f for f in schema if f.name not in taken and f.name not in out]
     whole = [f.name for f in free if is_image(f.type) or _leaf(f.type) is not None]
+    others = any(role_of(f.type) for f in free)
+    blind = [name for name in whole if others and _no_image(footers, schema.field(name))]
+    left += [(name, "bytes that are no images") for name in blind]
+    whole, free = [name for name in whole if name not in blind], [f for f in free if f.name not in blind]
     if len(whole) == 1:
         return (whole[0],), left + [(f.name, f"the row is the one column {whole[0]!r}") for f in free if f.name != whole[0]]
     if whole:
@@ -139,6 +145,22 @@ def _candidates(data: Data, footers: Sequence[Footer]) -> tuple[tuple[str, ...],
         raise RaeflowError(f"{where}: no column of numbers, words, times, lists of numbers or encoded images can be the row ({have})")
     order = {name: i for i, name in enumerate(schema.names)}
     return chosen, sorted(left, key=lambda pair: order[pair[0]])
+
+
+def _no_image(footers: Sequence[Footer], field: pa.Field) -> bool:
+    """Whether a column of plain bytes holds something else than images: none of its first values is one."""
+    if pa.types.is_struct(field.type) or not is_image(field.type):
+        return False
+    from raeflow.data.images import sniff as sniff_image
+
+    footer = next((f for f in footers if f.metadata.num_rows and field.name in f.schema.names), None)
+    for value in itertools.islice(cells(footer, field.name), _FIRST) if footer is not None else ():
+        try:
+            sniff_image(value, "")
+        except (RaeflowError, TypeError):
+            continue
+        return False
+    return True
 
 
 def _image_spec(data: Data, footers: Sequence[Footer], name: str) -> RowSpec:

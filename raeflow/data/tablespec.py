@@ -45,7 +45,7 @@ def _stored_field(name: str, kind: pa.DataType, asked: str | None, where: str) -
     stored = plain(kind)
     fits = {
         None: True, "number": role in ("number", "flag"), "long_tail": role == "number", "flag": role in ("number", "flag"),
-        "category": role == "category" or pa.types.is_integer(stored) or pa.types.is_boolean(stored), "clock": role == "clock",
+        "category": role in ("category", "flag") or pa.types.is_integer(stored) or pa.types.is_floating(stored), "clock": role == "clock",
     }  # fmt: skip
     if not fits[asked]:
         raise RaeflowError(f"{where}: Data(roles={{{name!r}: {asked!r}}}): the column holds {kind}, which cannot be a {asked}")

@@ -47,7 +47,7 @@ def to_tensor(
     if table.num_rows == 0:
         return torch.empty((0, *spec.stored), dtype=_TORCH[spec.dtype])
     if spec.kind == "mixed":
-        rows = _woven(columns_.store(columns, spec, where, words), torch.float32)
+        rows = _woven(columns_.store(columns, spec, where, words, first), torch.float32)
     elif spec.kind == "columns":
         rows = _weave(columns, spec, where, first)
     elif spec.kind == "image":

@@ -106,7 +106,7 @@ class _Fit:
         if role == "flag" and (few is None or len(few) != 2):
             role = "number"  # of one value and gaps, or of more than two
         if role != "flag" or few is None:
-            return Encoded(f.name, role, at, gaps=gaps > 0)
+            return Encoded(f.name, role, at, gaps=gaps > 0, values=(low,) if low == high else ())
         why = RARE if self._rare(self.mean[self.number[at]], *few) else ""
         return Encoded(f.name, role, at, gaps=gaps > 0, values=tuple(few), why=why)
 
@@ -221,7 +221,7 @@ class _Fit:
         """How much wider the scale of a number must be that nearly always has one value: as if the others were as common as a
         level that counts by itself, for what one row in ten thousand has would outweigh everything."""
         common = np.bincount(np.unique(values, return_inverse=True)[1], counts).max() / counts.sum()
-        return self._root(1 - common) / math.sqrt(common * (1 - common)) if common < 1 else 1.0
+        return self._root(1 - common) / math.sqrt(common * (1 - common)) if 1 - self.rules.min_frequency < common < 1 else 1.0
 
     def _scaled(self, numbers: list[Encoded]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """shift and scale (S,) by the scaling asked for; no flag is given more weight than an indicator."""

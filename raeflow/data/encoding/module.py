@@ -251,6 +251,6 @@ class TableEncoding(nn.Module):
 
 def _range(c: Encoded) -> tuple[float, float]:
     """Least and most of a column's stored values that were seen in train, as far as it is watched."""
-    if c.role == "constant":
+    if c.role != "flag" and c.values:
         return (math.inf, -math.inf) if c.values[0] is None else (c.values[0], c.values[0])
     return (0.0 if c.role == "category" else -math.inf), math.inf

@@ -31,7 +31,7 @@ class Encoded:
     codes: tuple[int, ...] = ()
     """Of a category: the part of each level."""
     values: tuple[float | None, ...] = ()
-    """Of a constant its one stored value (None where it never had one), of a flag its two."""
+    """Of a constant, or a number of one value and gaps, its one stored value (None where it never had one), of a flag its two."""
     why: str = ""
     """Of what is ignored: why it tells nothing; of a flag: why its scale is not its own."""
 
@@ -59,7 +59,8 @@ class Encoded:
         if self.role == "ignored":
             return f"not used: {self.why}"
         said = {"long_tail": "number with a long tail", "constant": "constant, watched"}.get(self.role, self.role)
-        return said + (f", {self.why}" if self.why else "") + gaps
+        still = ", of one value, watched" if self.role == "number" and self.values else ""
+        return said + (f", {self.why}" if self.why else "") + still + gaps
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; defaults are left out."""
