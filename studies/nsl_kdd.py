@@ -28,7 +28,7 @@ STUDY = Study(
     search=Search(trials=16),
     training=Training(epochs=100, batch_size=128, patience=15),
     calibration=Calibration(method="quantile", quantile=0.95),
-    committee=5,
+    committee=8,
 )
 NEIGHBOURS = 5
 
