@@ -5,6 +5,15 @@ counts over nine orders of magnitude and columns that never change in train. Tra
 normal rows of the training file alone; the test file has 38 kinds of attack, 18 of which the training file lacks.
 
     raeflow study nsl_kdd
+
+Measured on 2 cores, three seeds (`--set seed=N --set name=NAME`), about 2 minutes each: AUROC 0.9655, 0.9612, 0.9653 and
+accuracy 0.9116, 0.9083, 0.9095 at the 0.95 quantile of normal rows, of which the test file's trip 10.0 to 10.3 % instead of
+5 %: its normal connections differ from those of train. On the same encoding kNN has 0.9672 (AUROC), IsolationForest 0.9524,
+0.9575, 0.9487. Of the test rows 8.33 % have what no normal row of train had, a service mostly; 97 % of those are attacks.
+
+Goals are 0.965 and 0.90: every seed meets the second, two of three the first. What failed: 30 epochs in batches of 256, with
+sparse and contractive among the variants and a committee of five (0.9656 and 0.9610, accuracy 0.8955 and 0.8936, two seeds);
+and one model instead of a committee, which swings between 0.958 and 0.970.
 """
 
 from __future__ import annotations
