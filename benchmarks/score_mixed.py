@@ -86,7 +86,7 @@ class ByHand:
         seconds = clock.cast("int64").fill_null(0).to_numpy() // 1_000_000
         turns = np.stack([seconds % 86_400 / 86_400, (seconds // 86_400 + 3) % 7 / 7], 1).astype(np.float32)
         angle = torch.from_numpy(turns) * (2 * math.pi)
-        circles = torch.stack([angle.sin(), angle.cos()], 2).flatten(1)
+        circles = torch.stack([angle.sin(), angle.cos()], 2).flatten(1) / math.sqrt(angle.shape[1])  # a clock weighs one number
         if clock.null_count:
             circles[missing] = 0
         return torch.cat([*parts, circles], 1)
