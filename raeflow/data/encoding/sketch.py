@@ -45,10 +45,11 @@ class Sketch:
         numbers = rows if len(self.numbers) == rows.shape[1] else np.ascontiguousarray(rows[:, self.numbers])
         if self.numbers:
             self.moments.see(numbers)
-        low, high = np.fmin.reduce(rows, 0), np.fmax.reduce(rows, 0)
-        self.low, self.high = np.fmin(self.low, low), np.fmax(self.high, high)
-        if rows.dtype != np.uint8 and not np.isfinite(rows.sum(dtype=np.float64)):
+        low, high = rows.min(0), rows.max(0)  # a NaN comes through, which finds gaps for nothing
+        if np.isnan(low).any():
+            low, high = np.fmin.reduce(rows, 0), np.fmax.reduce(rows, 0)
             self.gaps += np.isnan(rows).sum(0)
+        self.low, self.high = np.fmin(self.low, low), np.fmax(self.high, high)
         for place in self.numbers:
             self._few(place, rows, low[place], high[place])
         for place in self.categories:
