@@ -64,8 +64,8 @@ def test_the_page_shows_rows_in_the_users_own_words(outcome):
 
 
 @pytest.mark.ray
-def test_the_registered_model_takes_words_and_nulls(outcome):
-    mlflow.set_tracking_uri(f"sqlite:///{outcome.study.folder.parent / 'mlflow.db'}")
+def test_the_registered_model_takes_words_and_nulls(outcome, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{outcome.study.folder.parent / 'mlflow.db'}")
     model = mlflow.pyfunc.load_model(outcome.model_uri)
     frame = pa.table(mixed(5, seed=3)).to_pandas()
     frame.loc[0, ["word", "number"]] = [None, None]
