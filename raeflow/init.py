@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from raeflow.data import RowSpec, preview
+from raeflow.data import RowSpec, count, preview
 from raeflow.study import Data, Study
 
 _TEXT = '''"""Which rows of {title} are anomalous?
@@ -50,7 +50,7 @@ def study_text(sources: Sequence[str], name: str, label: str | None) -> str:
     spec, told = preview(Data(list(sources), label=label))
     source = repr(str(sources[0])) if len(sources) == 1 else repr([str(s) for s in sources])
     known = f"\n        label={label!r},  # read only to judge the finished detector" if label else ""
-    rows = count_rows(sources)
+    rows = count(Data(list(sources)))
     return _TEXT.format(
         title=", ".join(sources), name=name, source=source, columns=_columns(spec, dict(told), label), label=known,
         hint=_ROLES if spec.held else _SHAPE.format(shape=spec.shape), batch=batch(rows), calibration=calibration(rows),
@@ -85,15 +85,6 @@ def guessed_label(sources: Sequence[str]) -> str | None:
     piece = expand(list(sources))[0]
     names = pq.read_schema(piece.path, filesystem=piece.filesystem).names
     return next((n for n in LABELS if n in names), None)
-
-
-def count_rows(sources: Sequence[str]) -> int:
-    """Rows of all files, from their footers."""
-    import pyarrow.parquet as pq
-
-    from raeflow.data.files import expand
-
-    return sum(pq.read_metadata(piece.path, filesystem=piece.filesystem).num_rows for piece in expand(list(sources)))
 
 
 def batch(rows: int) -> int:

@@ -210,11 +210,7 @@ class _Search:
     def _judged(self, judge: selection.Judge, number: int, variant: str, hyper: dict[str, Any], kept: dict[int, Fitted]) -> Trial:
         run = self._begin(variant, hyper, number)
         whole = self._train(run)
-        fitted = run.fitted()
-        run.model.load_state_dict(fitted.weights)
-        value = judge(run.model, run.encoding)
-        if not math.isfinite(value):
-            raise RaeflowError(f"{variant} was judged {value} after epoch {fitted.best_epoch}")
+        fitted, value = selection.judged(run, judge)
         kept[number] = fitted
         loss = run.history[fitted.best_epoch - 1]["validation_loss"]
         return Trial(number, variant, hyper, value, loss, run.done, 0.0, "complete" if whole else "pruned", history=run.history)

@@ -126,8 +126,7 @@ class Session:
 
     def say_columns(self) -> None:
         """One line for the columns of a table that tell the model nothing; `raeflow data show` tells of each."""
-        words = ("left out: ", "not used: ")
-        told = [f"{name} ({what[len(words[0]) :]})" for name, what in self.splits.told() if what.startswith(words)]
+        told = [f"{name} ({why})" for name, why in self.splits.unused()]
         if told and self.splits.spec.held:
             more = f" and {len(told) - 6} more" if len(told) > 6 else ""
             self.say(f"{self.study.name}: {len(told)} columns tell the model nothing: {'; '.join(told[:6])}{more}")

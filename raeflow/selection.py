@@ -18,7 +18,7 @@ from raeflow.devices import score_batch
 from raeflow.errors import RaeflowError
 from raeflow.health import Gauge
 from raeflow.metrics import frechet_distance
-from raeflow.training import Diverged, scores
+from raeflow.training import Diverged, Fitted, Run, scores
 from raeflow.variants._contract import Variant
 
 NORMAL = 2048
@@ -76,6 +76,19 @@ def judge(kind: str, splits: Splits, seed: int) -> Judge:
     if kind == "generation":
         return Generation(splits, seed)
     raise RaeflowError(f"Search(selection={kind!r}): selection must be one of 'synthetic', 'validation_loss', 'labels', 'generation'")
+
+
+def judged(run: Run, judge: Judge) -> tuple[Fitted, float]:
+    """The model that a user would get of a run, and its value; the run is left with that model's weights.
+
+    Raises RaeflowError where the value is not finite.
+    """
+    fitted = run.fitted()
+    run.model.load_state_dict(fitted.weights)
+    value = judge(run.model, run.encoding)
+    if not math.isfinite(value):
+        raise RaeflowError(f"{run.variant} was judged {value} after epoch {fitted.best_epoch}")
+    return fitted, value
 
 
 def best(trials: Sequence[Trial], n: int) -> list[Trial]:

@@ -23,7 +23,7 @@ from raeflow.cluster.train import Group, deal, dealt, on_device, on_workers, res
 from raeflow.data.rows import Splits
 from raeflow.errors import RaeflowError
 from raeflow.health import Gauge, collapse, gauge_of
-from raeflow.selection import FAILURES, Generation, Judge, brief, judge
+from raeflow.selection import FAILURES, Generation, Judge, brief, judge, judged
 from raeflow.study import Study, Training
 from raeflow.training import Run, evaluations
 
@@ -105,9 +105,9 @@ def _judged(config: dict[str, Any]) -> None:
     torch.set_num_threads(plan.threads)
     plan = dataclasses.replace(plan, training=on_device(plan.training, config["gpu"]))
     splits = dealt(config)
-    judged = judge(plan.selection, splits, plan.seed)
-    measured = gauge(plan, splits, judged)
-    for report in reports(plan, splits, judged, measured, config["number"], config["variant"], config["hyper"]):
+    by = judge(plan.selection, splits, plan.seed)
+    measured = gauge(plan, splits, by)
+    for report in reports(plan, splits, by, measured, config["number"], config["variant"], config["hyper"]):
         ray.train.report(report)
 
 
@@ -151,11 +151,7 @@ def reports(
 
 def finish(plan: Plan, run: Run, judge: Judge, number: int, state: _State) -> dict[str, Any]:
     """Judge the model that a user would get, write its weights, and tell the end of the trial."""
-    fitted = run.fitted()
-    run.model.load_state_dict(fitted.weights)
-    value = judge(run.model, run.encoding)
-    if not math.isfinite(value):
-        raise RaeflowError(f"{run.variant} was judged {value} after epoch {fitted.best_epoch}")
+    fitted, value = judged(run, judge)
     if run.rank == 0:
         deliver(fitted, plan.folder / str(number), plan.home)
     loss = run.history[fitted.best_epoch - 1]["validation_loss"]

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from torch import Tensor
 
 from raeflow.data.rows import Field, RowSpec
-from raeflow.data.types import is_number, plain, refuse_rows
+from raeflow.data.types import countable, is_number, plain, refuse_rows
 from raeflow.errors import RaeflowError
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -109,12 +109,8 @@ def gapped(column: pa.ChunkedArray, name: str, where: str) -> Floats:
     kind = column.type
     if not is_number(kind):
         raise RaeflowError(f"{where}column {name!r} holds {kind}, not numbers")
-    if pa.types.is_boolean(kind):
-        column = column.cast(pa.uint8())
-    elif pa.types.is_decimal(kind):
-        column = column.cast(pa.float64())
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused with its place
-        return _whole(column).astype(np.float32, copy=True)
+        return _whole(countable(column)).astype(np.float32, copy=True)
 
 
 def _seconds(column: pa.ChunkedArray) -> Floats:

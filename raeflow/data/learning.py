@@ -13,7 +13,6 @@ from torch import Tensor
 
 from raeflow.data.bins import Varying, watched
 from raeflow.data.encoding import Lexicon, Rules, Sketch, TableEncoding, fit_table
-from raeflow.data.encoding.lexicon import categories
 from raeflow.data.encoding.sketch import Sample
 from raeflow.data.rows import RowSpec
 from raeflow.data.scaling import Scaling, fit_scaling
@@ -40,7 +39,8 @@ def learn(
     Raises RaeflowError where nothing varies.
     """
     if spec.held:
-        sketch, sample = Sketch(spec.stored[0], _numbers(spec), categories(spec)), Sample(() if again else _numbers(spec))
+        numbers = spec.of_roles("number", "flag")
+        sketch, sample = Sketch(spec.stored[0], numbers, spec.of_roles("category")), Sample(() if again else numbers)
         for chunk in passing:
             sketch.see(chunk)
             sample.see(chunk)
@@ -55,13 +55,6 @@ def learn(
     passed()
     varying.refuse()
     return spec, scaling, {}
-
-
-def _numbers(spec: RowSpec) -> list[int]:
-    """Stored places of numbers and flags."""
-    if not spec.fields:
-        return list(range(spec.stored[0]))
-    return [place for field, place in spec.placed if field.role in ("number", "flag")]
 
 
 def _moved(sketch: Sketch, moved: Places) -> Sketch:

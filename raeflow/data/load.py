@@ -65,7 +65,5 @@ def _resident(plan: Plan) -> Splits:
     validate, labelled = bins.validation()
     calibrate, test = bins.rows(splits.CALIBRATE), bins.rows(splits.TEST)
     spec, encoding, moved = learn(plan.data, reader.spec, lexicon, chunks(train.x), lambda: chunks(train.x), lambda: None)
-    for rows in (train, labelled or validate, calibrate, test):
-        if rows is not None:
-            move(rows.x, moved)
+    move((train, labelled or validate, calibrate, test), moved)
     return Splits(spec, encoding, train, validate, calibrate, test, labelled, plan.fingerprint, plan.left_out, skipped)

@@ -81,6 +81,12 @@ class RowSpec:
         """Of a mixed table: each column with its first stored value."""
         return list(zip(self.fields, self.places, strict=True)) if self.fields else []
 
+    def of_roles(self, *roles: str) -> list[int]:
+        """First stored value of each column of these roles; all columns of a table of numbers are numbers."""
+        if not self.fields:
+            return list(self.places) if "number" in roles else []
+        return [place for field, place in self.placed if field.role in roles]
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for `detector.json`; what a plain row has no need of is left out."""
         return {name: value for name, value in asdict(self).items() if value or name not in ("fields", "held")}
@@ -233,6 +239,11 @@ class Splits:
     def told(self) -> list[tuple[str, str]]:
         """Each column of a table's files, in words: how it enters the model, or why it stays out."""
         return told(self.encoding if self.spec.held else None, self.left_out)
+
+    def unused(self) -> list[tuple[str, str]]:
+        """Columns of a table's files that tell the model nothing, and why."""
+        ignored = [(c.name, c.why) for c in self.encoding.columns if c.role == "ignored"] if self.spec.held else []
+        return ignored + list(self.left_out)
 
     def of_class(self, label: int) -> Splits:
         """The same splits with one class alone to train, validate and calibrate on; test rows stay, `anomaly` marks the other classes.

@@ -74,7 +74,7 @@ def table_keys(rows: Tensor, spec: RowSpec, words: Mapping[int, Sequence[str]]) 
     """
     values = rows.numpy()
     named = [(f, place) for f, place in spec.placed if f.role == "category"]
-    counted = [place for f, place in spec.placed if f.role in ("number", "flag")]
+    counted = spec.of_roles("number", "flag")
     if not named and not counted:
         return row_keys(rows)
     hashed = []
@@ -96,7 +96,7 @@ def table_keys(rows: Tensor, spec: RowSpec, words: Mapping[int, Sequence[str]]) 
 
 def stored_keys(rows: Tensor, spec: RowSpec) -> Keys:
     """Keys (N,) of stored rows (N, *stored): rows that cannot be told apart by what chose their split have one key."""
-    counted = [place for field, place in spec.placed if field.role != "clock"]
+    counted = spec.of_roles("number", "flag", "category") if spec.fields else []
     if not counted or len(counted) == rows.shape[1]:
         return row_keys(rows)
     return row_keys(torch.from_numpy(rows.numpy()[:, counted]))

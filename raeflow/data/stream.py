@@ -159,7 +159,5 @@ def load_streamed(plan: Plan) -> Splits:
             log.warning("%s: 1 in %d rows is kept, chosen by hash, since Data(memory=%d) holds no more", SPLITS[code], 2**level, memory)
     validate, labelled = bins.validation()
     calibrate, test = bins.rows(splits.CALIBRATE), bins.rows(splits.TEST)
-    for rows in (labelled or validate, calibrate, test):
-        if rows is not None:
-            move(rows.x, moved)
+    move((labelled or validate, calibrate, test), moved)
     return Splits(spec, encoding, train, validate, calibrate, test, labelled, plan.fingerprint, plan.left_out, tally.settle())

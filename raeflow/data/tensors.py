@@ -18,7 +18,7 @@ from torch.utils.dlpack import from_dlpack
 
 from raeflow.data import columns as columns_
 from raeflow.data.rows import RowSpec, Shape
-from raeflow.data.types import is_list, is_number, refuse_nulls, refuse_rows
+from raeflow.data.types import countable, is_list, is_number, refuse_nulls, refuse_rows
 from raeflow.errors import RaeflowError, RowError
 
 _BLOCK = 4096
@@ -113,10 +113,7 @@ def _numbers(values: pa.Array, dtype: str, name: str, where: str, first: int = 0
         raise RaeflowError(f"{where}column {name!r} holds {kind}, not numbers")
     if str(kind) == {"uint8": "uint8", "float32": "float"}[dtype]:
         return from_dlpack(values)
-    if pa.types.is_boolean(kind):
-        values = values.cast(pa.uint8())
-    elif pa.types.is_decimal(kind):
-        values = values.cast(pa.float64())
+    values = countable(values)
     if dtype == "uint8":
         try:
             return from_dlpack(pc.cast(values, pa.uint8()))

@@ -22,6 +22,13 @@ def is_number(kind: pa.DataType) -> bool:
     return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind))
 
 
+def countable(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Numbers as numpy takes them: true/false as 0 and 1, decimals as floats, others as they are."""
+    if pa.types.is_boolean(values.type):
+        return values.cast(pa.uint8())
+    return values.cast(pa.float64()) if pa.types.is_decimal(values.type) else values
+
+
 def is_list(kind: pa.DataType) -> bool:
     """Lists of fixed or any length."""
     types = pa.types

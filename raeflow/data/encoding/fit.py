@@ -138,7 +138,8 @@ class _Fit:
             parts.append(GAP)
         if len(kept) < len(counts) or 0 < gaps < least:
             parts.append(OTHER)
-        codes = tuple(kept.index(i) if i in set(kept) else len(parts) - 1 for i in range(len(counts)))
+        part = {level: i for i, level in enumerate(kept)}
+        codes = tuple(part.get(level, len(parts) - 1) for level in range(len(counts)))
         if len(parts) == 1:  # all rare together, as common as nothing else
             return Encoded(f.name, "ignored", at, gaps=True, why="one level has nearly all rows")
         return Encoded(f.name, "category", at, gaps=gaps > 0, parts=tuple(parts), codes=codes)
@@ -182,8 +183,8 @@ class _Fit:
         centres, breadths = [], []
         for i, c in enumerate(numbers):
             if c.role == "long_tail":
-                centre, breadth = self._bend(c, sample)
                 values, counts = self._seen(c, sample)
+                centre, breadth = self._bend(c, values, counts)
                 bent = np.arcsinh((values - centre) / breadth)
                 shift[i] = np.average(bent, weights=counts)
                 spread = math.sqrt(np.average((bent - shift[i]) ** 2, weights=counts))
@@ -252,9 +253,8 @@ class _Fit:
         square = float(np.average(self.sketch.moments.std**2 + (self.mean - mean) ** 2, weights=weights))
         return np.full(count, mean), np.full(count, math.sqrt(square))
 
-    def _bend(self, c: Encoded, sample: Sample) -> tuple[float, float]:
+    def _bend(self, c: Encoded, values: np.ndarray[Any, Any], counts: np.ndarray[Any, Any]) -> tuple[float, float]:
         """Centre and breadth of asinh: from the other end where one tail is long, else from the median."""
-        values, counts = self._seen(c, sample)
         low, high, middle = float(self.sketch.low[c.at]), float(self.sketch.high[c.at]), quantile(values, counts, 0.5)
         centre = middle
         if high - middle > _ONE_SIDED * (middle - low):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from raeflow.data.columns import UNSEEN, Words, recode
-from raeflow.data.rows import RowSpec
+from raeflow.data.rows import Rows, RowSpec
 
 MOST_LEVELS = 4096
 """Different words of a column beyond which it is no category; they are not told apart, so memory stays bounded."""
@@ -59,15 +59,10 @@ class Lexicon:
         return replace(self.spec, fields=tuple(fields)), moved
 
 
-def move(x: Tensor, moved: Mapping[int, np.ndarray[Any, Any]], block: int = 1 << 16) -> None:
-    """Give stored rows (N, K) the places that `settle` chose; in place."""
-    rows = x.numpy()
-    for place, places in moved.items():
-        for start in range(0, len(rows), block):
-            part = rows[start : start + block, place]
-            part[:] = recode(part, places)
-
-
-def categories(spec: RowSpec) -> Sequence[int]:
-    """Stored places of the categories of a table."""
-    return [place for field, place in spec.placed if field.role == "category"]
+def move(held: Iterable[Rows | None], moved: Mapping[int, np.ndarray[Any, Any]], block: int = 1 << 16) -> None:
+    """Give the stored rows (N, K) of splits the places that `settle` chose; in place."""
+    for rows in (split.x.numpy() for split in held if split is not None):
+        for place, places in moved.items():
+            for start in range(0, len(rows), block):
+                part = rows[start : start + block, place]
+                part[:] = recode(part, places)
