@@ -212,7 +212,8 @@ class _Search:
                 self.say(self._line(trials))
                 best = selection.best(trials, min(self._asked, len(kept)))
                 kept = {t.number: kept[t.number] for t in best}
-        found = [kept[t.number] for t in selection.best(trials, min(self._asked, len(kept)) if study.committee == "auto" else self._asked)]
+        most = max(1, min(self._asked, len(kept))) if study.committee == "auto" else self._asked
+        found = [kept[t.number] for t in selection.best(trials, most)]
         if study.committee != "auto":
             return found
         chosen = committees.elected(found, judge)
