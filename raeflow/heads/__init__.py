@@ -148,5 +148,6 @@ def _slice(seen: Outputs, rows: slice) -> Outputs:
 
 
 __all__ = [
-    "ERROR", "Head", "Outputs", "able", "apply", "build", "candidates", "collect", "described", "get", "names", "outputs", "scored", "title",
+    "ERROR", "Head", "Outputs", "able", "apply", "build", "candidates", "collect", "described", "get", "names", "outputs", "scored",
+    "title",
 ]  # fmt: skip
