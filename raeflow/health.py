@@ -53,14 +53,14 @@ FAIR = 0.1
 SPREAD, SHARE, FEWEST_CLASSES = 0.05, 0.2, 5
 """Collapsed are drawn rows of less than this share of the variance of real ones, or of the classes found in them where those
 are so many."""
-REAL, DENSE, PART = 0.9, 2 / 3, 1 / 3
+REAL, DENSE, PART = 0.8, 2 / 3, 1 / 3
 """Narrow are drawn rows of at least this precision and density, and at most this coverage and recall: as good as real, but of a
 part of the real ones. Two of eight modes have 1, 1, 1/4 and 1/4; most young games, whose rows look less real, none of it."""
 RUNNING, PATIENT = 2, 3 / 8
 """The alarm: so many collapsed evaluations in a row, after this share of all."""
 STUCK, GROWTH = 3, 1.1
 """The alarm for narrow ones: so many in a row, over which coverage grew by less than this factor. A game that finds its way
-passes through narrow stages too, but its coverage grows by half from one to the next."""
+passes through narrow stages too, but its coverage mostly grows by half from one to the next."""
 
 
 class Gauge:
@@ -171,7 +171,7 @@ class Gauge:
             frechet_distance, precision, recall, density, coverage (see `raeflow.metrics`); spread, the variance of drawn
             rows over that of real ones (features, all directions together); modes, where rows have classes: those that
             get at least a row, and a tenth of a fair share; critic_slope, mean norm of the critic's gradient at real rows, for games;
-            narrow, 1 where drawn rows look as real as real ones and yet leave most of these out: precision of 0.9 and density of
+            narrow, 1 where drawn rows look as real as real ones and yet leave most of these out: precision of 0.8 and density of
             2/3 at least, coverage and recall of a third at most; collapsed, 1 where next to nothing but likes is drawn: spread
             below 0.05, or at most a fifth of the five or more classes that the same network finds in real rows.
 

@@ -204,6 +204,17 @@ def test_a_healthy_game_raises_no_alarm_at_any_time(variant: str, over: dict[str
     assert told[-1]["coverage"] > 0.5
 
 
+def test_a_game_that_learned_two_of_eight_modes_raises_the_alarm() -> None:
+    splits, mode = eight_modes(6)
+    two = dataclasses.replace(splits, train=splits.train.take(mode < 2))  # type: ignore[attr-defined]
+    hyper = {**vars(variants.get("dcgan").published((6,))), "game": 1.0}
+    run = Run("dcgan", hyper, two, dataclasses.replace(PLAN, epochs=80, health=8), 0, Gauge(splits))
+    said = [collapse(run.history, 8) for _ in run.epochs()]
+    raised = [sentence for sentence in said if sentence]
+    assert raised and "drawn rows look real" in raised[0]
+    assert run.history[-1]["spread"] > 0.1
+
+
 def test_one_row_for_all_is_a_collapse() -> None:
     gauge = Gauge(digits(labels=False))
     found = gauge(Draws(gauge.x[:1], noise=0.01))  # type: ignore[arg-type]
