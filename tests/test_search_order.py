@@ -60,7 +60,7 @@ class Machine:
 
     def run(self, trials: int, reports: int | None = None) -> None:
         """Run so many trials, or until so many reports have arrived."""
-        searcher, scheduler = OptunaSearcher(self.log, lag(self.slots)), Halving(self.log)
+        searcher, scheduler = OptunaSearcher(self.log), Halving(self.log, self.slots)
         running: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
         while (len(self.asked) < trials or running) and reports != 0:
             while len(running) < self.slots and len(self.asked) < trials:
@@ -90,7 +90,9 @@ def machine(home: Path, seed: int, slots: int, lines: list[str] | None = None, s
     """A machine of the study in this folder, whose trials take their time by this seed."""
     # A database in memory where nothing is to outlive it: commits to a disk would be most of the time.
     one = study(home, search=Search(trials=TRIALS, slots=slots, storage=storage))
-    log = Log(one, Record(one, splits(64)), None, None if lines is None else lines.append)
+    record = Record(one, splits(64))
+    record.lag = lag(slots)
+    log = Log(one, record, None, None if lines is None else lines.append)
     return Machine(log, slots, random.Random(seed))
 
 
@@ -134,8 +136,10 @@ def test_one_slot_knows_all_that_came_before(tmp_path: Path) -> None:
 
 def test_a_trial_is_compared_with_the_median_of_those_it_was_chosen_by(tmp_path: Path) -> None:
     one = study(tmp_path, variants=("vae",), search=Search(trials=9, slots=2, storage="sqlite://"))
-    log = Log(one, Record(one, splits(64)), None, None)
-    searcher, scheduler = OptunaSearcher(log, lag(2)), Halving(log)
+    record = Record(one, splits(64))
+    record.lag = lag(2)
+    log = Log(one, record, None, None)
+    searcher, scheduler = OptunaSearcher(log), Halving(log, 2)
 
     def rung(name: str, value: float) -> str:
         return scheduler.on_trial_result(None, SimpleNamespace(trial_id=name), {"epoch": 2, "rung": 1, "value": value, "seconds": 1.0})  # type: ignore[arg-type]

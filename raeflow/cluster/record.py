@@ -29,9 +29,11 @@ T = TypeVar("T")
 class Record:
     """One Optuna study of one raeflow study: asks for trials, is told of their ends, and remembers both.
 
-    An end is kept at once, but the sampler hears of it when a later number is asked for, so that what it knows
-    depends on numbers alone and not on which trial was faster.
+    Trial n is suggested from the trials up to n - `lag`, all of which have ended, and to the sampler those between
+    are running ones even where they have ended too. So what it knows depends on numbers alone, not on speed.
     """
+
+    lag = 1
 
     def __init__(self, study: Study, splits: Splits, resume: bool = True) -> None:
         self.study, self.shape = study, splits.spec.shape
@@ -51,21 +53,18 @@ class Record:
         self.tell()
         self.next = sum(t.state != TrialState.WAITING for t in self._trials())
 
-    def ask(self, lag: int = 1) -> tuple[int, str, dict[str, Any]] | None:
+    def ask(self) -> tuple[int, str, dict[str, Any]] | None:
         """(number, variant, hyperparameters) of the next trial: what a kill interrupted first, then the
-        sources' own values, then what the sampler suggests.
-
-        Trial n is suggested from the trials up to n - lag. Those between, ended or not, are running ones to the
-        sampler. None where one of the former has not ended.
-        """
-        number = self.interrupted[0].number if self.interrupted else self.next
-        if any(n <= number - lag for n in self.open):
+        sources' own values, then what the sampler suggests. None where an earlier trial must end first."""
+        known = self._known()
+        if any(n <= known for n in self.open):
             return None
-        self.tell(number - lag)
+        self.tell(known)
         if self.interrupted:
             trial = self._taken_up(self.interrupted.pop(0))
         else:
-            trial, self.next = self.optuna.ask(), number + 1
+            trial = self.optuna.ask()
+            self.next = trial.number + 1
         variant, hyper = space.ask(self.study, trial, self.shape)
         self.open[trial.number] = trial
         return trial.number, variant, hyper
@@ -81,7 +80,7 @@ class Record:
             trial.set_user_attr("rungs", rungs)
 
     def end(self, trial: Trial) -> None:
-        """Keep the end of a trial; the sampler hears of it by `tell`."""
+        """Keep the end of a trial; the sampler hears of it as soon as it may."""
         asked = self.open[trial.number]
         for name in ("epochs", "seconds", "validation_loss", "message"):
             asked.set_user_attr(name, getattr(trial, name))
@@ -90,6 +89,7 @@ class Record:
         (place / _HISTORY).write_text(json.dumps(list(trial.history)))
         asked.set_user_attr(_ENDED, {"status": trial.status, "value": trial.value})  # last of all: from here on it is not run again
         self.untold[trial.number] = self.open.pop(trial.number)
+        self.tell(self._known())
 
     def tell(self, last: int | None = None) -> None:
         """Tell the sampler of trials that ended, up to number `last`, by number: COMPLETE with the value, PRUNED at the
@@ -130,6 +130,10 @@ class Record:
             message=at.get("message", ""),
             history=json.loads(history.read_text()) if history.exists() else [],
         )
+
+    def _known(self) -> int:
+        """The last trial by which the next one is chosen."""
+        return (self.interrupted[0].number if self.interrupted else self.next) - self.lag
 
     def _taken_up(self, trial: FrozenTrial) -> optuna.trial.Trial:
         """A trial of an earlier driver that died, which goes on under its number, with its values."""

@@ -104,14 +104,15 @@ def _run(study: Study, splits: Splits, log: Log, missing: int) -> None:
     """Run the missing trials; Tune's own files are scrap, for the database has all that matters."""
     trainable, resources = _trainable(study, splits)
     at_a_time = slots(study)
+    log.record.lag = lag(at_a_time)
     with tempfile.TemporaryDirectory(prefix="raeflow-") as scrap:
         tune.run(
             trainable,
             name=study.name,
             storage_path=scrap,
             num_samples=missing,
-            search_alg=OptunaSearcher(log, lag(at_a_time)),
-            scheduler=Halving(log) if study.search.stop_early else Watching(log),
+            search_alg=OptunaSearcher(log),
+            scheduler=Halving(log, at_a_time) if study.search.stop_early else Watching(log, at_a_time),
             max_concurrent_trials=min(at_a_time, missing),
             resources_per_trial=resources,
             reuse_actors=study.search.workers == 1,
@@ -171,9 +172,9 @@ class Log:
         self.expired = minutes is not None and self.begun > 0 and time.monotonic() - self.start > 60 * minutes
         return self.expired
 
-    def begin(self, trial_id: str, lag: int) -> dict[str, Any] | None:
+    def begin(self, trial_id: str) -> dict[str, Any] | None:
         """What the next trial shall be; None where others must end first."""
-        asked = self.record.ask(lag)
+        asked = self.record.ask()
         if asked is None:
             return None
         self.begun += 1
@@ -242,16 +243,16 @@ class OptunaSearcher(Searcher):
     of itself.
     """
 
-    def __init__(self, log: Log, lag: int) -> None:
+    def __init__(self, log: Log) -> None:
         super().__init__(metric="value", mode="max")
-        self.log, self.lag = log, lag
+        self.log = log
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next trial's number, variant and hyperparameters; FINISHED where the time is up; None where an earlier
         trial must end first: Tune asks again after the next report of any trial, or in a tenth of a second."""
         if self.log.time_is_up():
             return Searcher.FINISHED
-        return self.log.begin(trial_id, self.lag)
+        return self.log.begin(trial_id)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A report of a trial that goes on."""
@@ -272,9 +273,16 @@ class OptunaSearcher(Searcher):
 class Watching(FIFOScheduler):
     """First come, first served; and hears why a trial's process died, which Tune does not tell its searcher."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, slots: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.log = log
+        self.log, self.slots = log, slots
+
+    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
+        """Keep a process for each slot, though all but one may wait for a trial; Tune itself would keep one and start the others anew."""
+        cache = getattr(getattr(tune_controller, "_tune_controller", None), "_actor_cache", None)
+        if cache is not None and self.slots:
+            cache.increase_max(trial.placement_group_factory, self.slots)
+            self.slots = 0
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:  # noqa: ARG002
         """Keep the error for the searcher, which hears of the end next."""
