@@ -103,8 +103,8 @@ def calibrate(chunks: Iterable[Tensor], calibration: Calibration, keys: Keys | N
     With `removed`, scores and keys are those of rows that cleaning left, and the threshold is theirs; but cleaning took
     normal rows too, the strangest of them, which will trip it. So the alert rate is that of all calibrate rows, from which
     anomalies are subtracted: for its lower end all flagged rows that are in doubt (set aside or not), and as many as the user
-    believes in if that is more; for its upper end none; for the rate itself as many as the user believes in, at most
-    those in doubt, and none where nothing is believed.
+    believes in if that is more; for its upper end none. For the rate itself the anomalies that the user believes in are taken
+    out, of which as many are flagged as of the rows set aside; where nothing is believed none, so it is an upper estimate.
     The interval so spans what cannot be known and chance.
 
     With per='batch' the losses are means over `batch_size` consecutive rows, the last batch as it
@@ -159,12 +159,14 @@ def _cleaned_rate(rows: Scores, value: float, keys: Keys | None, removed: Remove
     doubted = above & np.concatenate([removed.doubted, np.ones(len(removed.scores), np.bool_)])
     every = np.arange(len(scores), dtype=np.uint64) if keys is None else np.concatenate([keys, removed.keys])
     flagged, in_doubt = int(above.sum()), int(doubted.sum())
-    believed = 0 if removed.share is None else min(flagged, round(removed.share * len(scores)))
+    believed = 0 if removed.share is None else round(removed.share * len(scores))
     # Those in doubt are the first to be taken for anomalies, then the highest scores.
-    normal = np.lexsort((-scores, ~doubted, ~above))[max(believed, in_doubt) :]
+    normal = np.lexsort((-scores, ~doubted, ~above))[min(flagged, max(believed, in_doubt)) :]
     low = _flagged(above[normal], every[normal], conformal)[1]
     high = _flagged(above, every, conformal)[2]
-    rate = (flagged - min(believed, in_doubt) + conformal) / (len(scores) - min(believed, in_doubt) + conformal)
+    # Of the anomalies believed in, as many are flagged as of the rows that were set aside for them.
+    share = float(above[len(rows) :].mean()) if len(removed.scores) else 1.0
+    rate = (flagged - min(share * believed, in_doubt) + conformal) / (len(scores) - believed + conformal)
     return min(max(rate, low), high), low, high
 
 

@@ -18,8 +18,9 @@ from torch import Tensor
 Floats = npt.NDArray[np.float32]
 
 TREES = 100
-NEIGHBOURS = 50
-"""A cluster of fewer anomalies than this cannot vouch for its own members."""
+NEIGHBOURS, NEAR = 50, 0.1
+"""Neighbours that are asked, at least, and the share of the bank that they are: the members of a smaller cluster of anomalies
+cannot vouch for one another."""
 BANK = 4096
 """Train rows among which neighbours are looked for; distances to all of many rows would take hours."""
 SAMPLE = 16_384
@@ -56,7 +57,7 @@ class Voters:
         self.own = torch.from_numpy(np.sort(drawn))
         """(K,) which of the sample are in the bank."""
         self.bank = rows[self.own]
-        self.count = max(1, min(NEIGHBOURS, len(self.bank) - 1))
+        self.count = max(1, min(max(NEIGHBOURS, int(NEAR * len(self.bank))), len(self.bank) - 1))
         self.ranks: tuple[Floats, Floats] | None = None
 
     def _seen(self, rows: Tensor) -> Tensor:
