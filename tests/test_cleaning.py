@@ -302,7 +302,7 @@ def test_a_study_says_tracks_keeps_and_shows_what_it_set_aside(real_data, tmp_pa
 
 def test_the_record_travels_to_other_processes_and_narrows_to_a_class(tmp_path):
     found = load(table(tmp_path, planted(), label="truth", contamination=0.06))
-    other = pickle.loads(pickle.dumps(found))  # noqa: S301 - our own
+    other = pickle.loads(pickle.dumps(found))
     assert other.set_aside.told() == found.set_aside.told()
     assert aside.rows(other.set_aside).equals(aside.rows(found.set_aside))
     assert len(other.validate) + found.set_aside.counts()["validate"] == len(other.labelled)
