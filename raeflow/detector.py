@@ -28,15 +28,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 import raeflow
-from raeflow import checkpoint, variants
+from raeflow import checkpoint, heads, variants
 from raeflow.calibration import Moments, Removed, Threshold, calibrate, log_moments
 from raeflow.data.columns import to_table
 from raeflow.data.files import reason
 from raeflow.data.rows import RowSpec, Splits
 from raeflow.data.splits import stored_keys
-from raeflow.devices import resolve_device, score_batch
+from raeflow.devices import resolve_device
 from raeflow.errors import RaeflowError
-from raeflow.graph import FORMAT, Graph, encoded_content, encoded_graph, graph_name, novelty, scores, stored_name
+from raeflow.graph import FORMAT, Graph, batch, encoded_content, encoded_graph, graph_name, novelty, scores, stored_name
 from raeflow.stored import WEIGHTS, brief, read
 from raeflow.study import Calibration
 from raeflow.training import Fitted
@@ -62,16 +62,24 @@ class Member:
     variant: str
     hyper: dict[str, Any]
     moments: Moments | None
-    """Of its log-scores on normal rows; None in a detector of one member, whose score is the model's own."""
+    """Of its log-scores on normal rows; None in a detector of one member, whose score is the head's own."""
+    head: dict[str, Any] | None = None
+    """Name and settings of its head; None is `error`, the variant's own score."""
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return {"variant": self.variant, "hyper": self.hyper, "moments": None if self.moments is None else list(self.moments)}
+        """As plain values; a head is named where it is not `error`."""
+        said = {"variant": self.variant, "hyper": self.hyper, "moments": None if self.moments is None else list(self.moments)}
+        return {**said, "head": self.head} if self.head else said
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Member:
         """What `to_json` gave."""
-        return cls(values["variant"], values["hyper"], None if values["moments"] is None else Moments(*values["moments"]))
+        moments = None if values["moments"] is None else Moments(*values["moments"])
+        return cls(values["variant"], values["hyper"], moments, values.get("head"))
+
+    def scorer(self) -> heads.Head:
+        """Its head, not fitted yet."""
+        return heads.build(**self.head) if self.head else heads.build(heads.ERROR, {})
 
 
 def _removed(graph: Graph, splits: Splits) -> Removed | None:
@@ -110,12 +118,12 @@ class Detector:
             raise RaeflowError("a detector needs at least one trained model")
         if splits.calibrate is None or not len(splits.calibrate):
             raise RaeflowError("the calibrate split is empty: a threshold needs held-out normal rows")
-        models = [f.model() for f in fitted]
+        models, scorers = [f.model() for f in fitted], [f.scorer() for f in fitted]
         encoding, validate = copy.deepcopy(splits.encoding), splits.validate.x
-        alone = [Graph(encoding, [model], [None]).eval() for model in models]
+        alone = [Graph(encoding, [model], [None], scorers=[head]).eval() for model, head in zip(models, scorers, strict=True)]
         moments = [log_moments(torch.cat(list(scores(one, validate)))) if len(models) > 1 else None for one in alone]
-        members = [Member(f.variant, checkpoint.plain(f.hyper), m) for f, m in zip(fitted, moments, strict=True)]
-        graph = Graph(encoding, models, moments).eval()
+        members = [Member(f.variant, checkpoint.plain(f.hyper), m, f.head) for f, m in zip(fitted, moments, strict=True)]
+        graph = Graph(encoding, models, moments, scorers=scorers).eval()
         graph.novelty = novelty(graph, validate)
         lineage = {
             "study": study, "data": splits.fingerprint, "epochs": [f.best_epoch for f in fitted],
@@ -165,7 +173,8 @@ class Detector:
         return scores > np.float64(self.threshold.value)
 
     def explain(self, rows: Input, batch_size: int | None = None) -> Floats:
-        """(N, *shape) squared error of each value in scaled units; of a table (N, C), the sum for each of the row's columns.
+        """(N, *shape) what each value adds to the score, in squared scaled units: its squared error under the head `error`, else
+        what the head says (`raeflow.heads`); of a table (N, C), the sum for each of the row's columns.
 
         A committee's is the mean over its members. A column in which a row has what train never had gets more by what
         `raeflow.graph.Novelty` says.
@@ -207,7 +216,7 @@ class Detector:
         """`function` of all rows (N, *tail), batch by batch; `whole` in its place where a batch has no gap."""
         values = self._take(rows)
         out = torch.empty((len(values), *tail), device=self.device)
-        size = batch_size or score_batch(max(self.spec.shape, self.spec.stored, key=math.prod), self.device)
+        size = batch_size or batch(self.graph, max(self.spec.shape, self.spec.stored, key=math.prod), self.device)
         with torch.inference_mode():
             for start in range(0, len(values), size):
                 x, finite = self._batch(values[start : start + size], start)
@@ -278,7 +287,7 @@ class Detector:
             spec = RowSpec.from_json(record["spec"])
             members = [Member.from_json(m) for m in record["members"]]
             models = [variants.build(m.variant, spec.shape, m.hyper).eval() for m in members]
-            graph = encoded_graph(record, spec, models, [m.moments for m in members])
+            graph = encoded_graph(record, spec, models, [m.moments for m in members], [m.scorer() for m in members])
             found = cls(spec, graph, members, Threshold.from_json(record["threshold"]), record["lineage"])
             graph.load_state_dict({graph_name(name): t for name, t in safetensors.torch.load(weights).items()})
         except RaeflowError as error:

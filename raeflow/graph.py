@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raeflow import checkpoint
+from raeflow import checkpoint, heads
 from raeflow.calibration import Moments, combine
 from raeflow.data.encoding import Encoded, TableEncoding
 from raeflow.data.rows import RowSpec
 from raeflow.data.scaling import Scaling
 from raeflow.devices import score_batch
+from raeflow.heads import Head
 from raeflow.variants._contract import Variant
 
 TYPICAL, EXTREME = 0.5, 0.99
@@ -47,11 +48,14 @@ class Graph(nn.Module):
     """Stored rows (B, *stored) to scores (B,), higher is stranger."""
 
     def __init__(
-        self, encoding: Encoding, models: Sequence[Variant], moments: Sequence[Moments | None], novelty: Novelty | None = None
-    ) -> None:
+        self, encoding: Encoding, models: Sequence[Variant], moments: Sequence[Moments | None], novelty: Novelty | None = None,
+        scorers: Sequence[Head] = (),
+    ) -> None:  # fmt: skip
+        """`scorers` are the members' heads, in their order; none: every model's own score."""
         super().__init__()
         self.encoding = encoding
         self.members = nn.ModuleList(models)
+        self.heads = nn.ModuleList(scorers or [heads.build(heads.ERROR, {}) for _ in models])
         self.moments = [m for m in moments if m is not None]
         self.novelty = novelty
 
@@ -68,14 +72,27 @@ class Graph(nn.Module):
             return _never_missed(self._score(self.encoding.standardised(x)))
         return self(x)  # type: ignore[no-any-return]
 
+    @property
+    def pairs(self) -> list[tuple[Variant, Head]]:
+        """Each member's model with its head."""
+        return list(zip(self.members, self.heads, strict=True))  # type: ignore[arg-type]
+
+    @property
+    def width(self) -> int:
+        """Values that scoring one row takes besides the row's own; batches are sized by it."""
+        return max(head.width for _, head in self.pairs)
+
     def _score(self, encoded: Tensor) -> Tensor:
-        scores = [model.score(encoded).float() for model in self.members]  # type: ignore[operator]
+        scores = [head(heads.outputs(model, encoded, head.needs)).float() for model, head in self.pairs]
         return combine(scores, self.moments) if self.moments else scores[0]
 
     def errors(self, x: Tensor) -> Tensor:
-        """(B, *stored) -> squared errors of the encoded row, the mean over the members: (B, *shape), of a table (B, C) by column."""
+        """(B, *stored) -> what each value adds to the score, the mean over the members: (B, *shape), of a table (B, C) by column.
+
+        A head that cannot tell, `error` among them, is taken for the squared errors of the encoded row.
+        """
         encoded = self.encoding(x)
-        squares = mean([(encoded - model.reconstruct(encoded).float()).square() for model in self.members])  # type: ignore[operator]
+        squares = mean([_attributed(model, head, encoded) for model, head in self.pairs])
         if not isinstance(self.encoding, TableEncoding):
             return squares
         errors = self.encoding.by_column(squares)
@@ -102,6 +119,12 @@ class Graph(nn.Module):
         return torch.nan_to_num(torch.stack(falls, 1))
 
 
+def _attributed(model: Variant, head: Head, encoded: Tensor) -> Tensor:
+    seen = heads.outputs(model, encoded, head.needs - {"score"} | {"rebuilt"})
+    found = head.attribute(seen)
+    return seen.residual.square() if found is None else found
+
+
 def _never_missed(score: Tensor) -> Tensor:
     """A finite row so far out that the arithmetic overflows is as strange as can be, never a silent miss."""
     return torch.nan_to_num(score, nan=math.inf, posinf=math.inf, neginf=-math.inf)
@@ -114,28 +137,32 @@ def mean(parts: list[Tensor]) -> Tensor:
 
 # --- on disk -----------------------------------------------------------------------------------------------------------------
 
-FORMAT = 2
-"""Format of detectors. 1: rows that are no table, and all that version 0.1.0 wrote; 2: tables, column by column."""
+FORMAT = 3
+"""Format of detectors. 1: rows that are no table, and all that version 0.1.0 wrote; 2: tables, column by column; 3: either of
+them, with a member whose head is not `error`."""
 
 
 def encoded_content(spec: RowSpec, graph: Graph) -> dict[str, Any]:
     """What `detector.json` says of rows and their encoding, as plain values."""
-    said: dict[str, Any] = {"format": 1, "spec": checkpoint.plain(spec.to_json())}
+    headed = any(head.name != heads.ERROR for _, head in graph.pairs)
+    said: dict[str, Any] = {"format": FORMAT if headed else 1, "spec": checkpoint.plain(spec.to_json())}
     encoding = graph.encoding
     if isinstance(encoding, Scaling):
         return {**said, "scaling": encoding.mode}
     columns = [checkpoint.plain(c.to_json()) for c in encoding.columns]
     kept = {"encoding": {"mode": encoding.mode, "columns": columns}, "novelty": graph.novelty and asdict(graph.novelty)}
-    return {**said, "format": FORMAT, **kept}
+    return {**said, "format": FORMAT if headed else 2, **kept}
 
 
-def encoded_graph(record: Mapping[str, Any], spec: RowSpec, models: Sequence[Variant], moments: Sequence[Moments | None]) -> Graph:
-    """The graph that a record of either format describes, without its weights."""
-    if record["format"] == 1:
-        return Graph(Scaling(record["scaling"], spec.shape), models, moments)
+def encoded_graph(
+    record: Mapping[str, Any], spec: RowSpec, models: Sequence[Variant], moments: Sequence[Moments | None], scorers: Sequence[Head]
+) -> Graph:
+    """The graph that a record of any format describes, without its weights."""
+    if "scaling" in record:
+        return Graph(Scaling(record["scaling"], spec.shape), models, moments, scorers=scorers)
     said = record["encoding"]
     encoding = TableEncoding([Encoded.from_json(c) for c in said["columns"]], spec.stored[0], said["mode"])
-    return Graph(encoding, models, moments, record["novelty"] and Novelty(**record["novelty"]))
+    return Graph(encoding, models, moments, record["novelty"] and Novelty(**record["novelty"]), scorers)
 
 
 def stored_name(name: str, graph: Graph) -> str:
@@ -154,8 +181,13 @@ def graph_name(name: str) -> str:
 @torch.inference_mode()
 def scores(graph: Graph, x: Tensor) -> Iterator[Tensor]:
     """Scores (n,) of stored rows (N, *stored), batch by batch."""
-    for part in torch.split(x, score_batch(tuple(x.shape[1:]), x.device)):
+    for part in torch.split(x, batch(graph, tuple(x.shape[1:]), x.device)):
         yield graph(part)
+
+
+def batch(graph: Graph, stored: tuple[int, ...], device: torch.device) -> int:
+    """Rows to score at a time: fewer, the more values a row has or a head makes of it."""
+    return score_batch((max(math.prod(stored), graph.width),), device)
 
 
 @torch.inference_mode()
@@ -164,7 +196,7 @@ def novelty(graph: Graph, x: Tensor) -> Novelty | None:
     if not isinstance(graph.encoding, TableEncoding):
         return None
     found = torch.cat(list(scores(graph, x)))
-    parts = torch.split(x, score_batch(tuple(x.shape[1:]), x.device))
+    parts = torch.split(x, batch(graph, tuple(x.shape[1:]), x.device))
     errors = torch.cat([graph.errors(part).sum(1) for part in parts])
     return Novelty(_spread(found), _spread(errors))
 

@@ -20,12 +20,13 @@ import optuna
 import pyarrow as pa
 import torch
 
-from raeflow import selection, space
+from raeflow import committees, selection, space
 from raeflow.data import filters, frames, load
 from raeflow.data.rows import Splits
 from raeflow.detector import Detector
 from raeflow.devices import resolve_device
 from raeflow.errors import EmptySplit, RaeflowError
+from raeflow.heads import ERROR
 from raeflow.pipeline import check_shapes, with_classes
 from raeflow.selection import Trial
 from raeflow.study import Calibration, Data, Search, Study, Training
@@ -64,11 +65,13 @@ def fit(
     hyper: dict[str, dict[str, Any]] | None = None,
     training: Training | None = None,
     calibration: Calibration | None = None,
-    committee: int = 1,
+    heads: str | Sequence[str] = "auto",
+    committee: int | Literal["auto"] = "auto",
     seed: int = 0,
     say: Say | None = None,
 ) -> Detector:
-    """A calibrated detector of rows in memory; with nothing else asked for, one model with its source's published values.
+    """A calibrated detector of rows in memory; with nothing else asked for, one model with its source's published values,
+    under the head that the judge prefers.
 
     With several variants, `trials` or `minutes` models are searched in this process, one after another: the same spaces,
     the same first points and the same judge (synthetic anomalies, no labels) as a study's search; the best is kept as trained.
@@ -93,7 +96,8 @@ def fit(
         training: how each model is trained, in batches of no more rows than there are; None: early stopping, at least 50
             epochs and 1000 steps, batches of 16 to 256 rows, at least eight an epoch.
         calibration: how the threshold is set; None: mean and one standard deviation of the calibrate rows' scores.
-        committee: detector of so many best trials.
+        heads: as in `Study`, what may become of code and residual as a score; "error" keeps the variant's own.
+        committee: detector of so many best trials; auto: as many as the judge says.
         seed: of weights, noise, the search and exact shares; equal rows and seeds give equal detectors, `minutes` aside.
         say: hears a line now and then, as `print` would; None: nobody.
 
@@ -104,7 +108,7 @@ def fit(
     if minutes is not None and not minutes > 0:
         raise RaeflowError(f"fit(minutes={minutes!r}): minutes must be greater than 0")
     names = (variants,) if isinstance(variants, str) else tuple(variants)
-    count = trials if trials is not None else max(len(names), committee) if minutes is None else ENDLESS
+    count = trials if trials is not None else max(len(names), 1 if committee == "auto" else committee) if minutes is None else ENDLESS
     table = frames.to_table(rows)
     data = Data(
         table, columns=columns, label=label, normal=normal, scaling=cast(Any, scaling), roles=roles, min_frequency=min_frequency,
@@ -112,7 +116,7 @@ def fit(
     )  # fmt: skip
     study = Study(
         name="memory", data=data, variants=names, training=training or Training(), search=Search(trials=count),
-        calibration=calibration or Calibration(), hyper=hyper or {}, committee=committee, seed=seed,
+        calibration=calibration or Calibration(), hyper=hyper or {}, heads=heads, committee=committee, seed=seed,
     )  # fmt: skip
     resolve_device(study.training.device)
     with tempfile.TemporaryDirectory(prefix="raeflow-") as folder, _unplaced(Path(folder)), _own_dice(study.training):
@@ -181,11 +185,14 @@ class _Search:
     deadline: float | None
 
     def published(self) -> Fitted:
-        """The one model of a search that is none: nothing is judged."""
+        """The one model of a search that is none: only its heads are judged."""
         variant = self.study.variants[0]
         run = self._begin(variant, space.published(self.study, variant, self.splits.spec.shape), 0)
         self._train(run)
-        return run.fitted()
+        if self.study.head_names == (ERROR,):
+            return run.fitted()
+        judge = selection.judge(self.study.search.selection, self.splits.for_search(), self.study.seed)
+        return selection.judged(run, judge, self.study.head_names).fitted
 
     def run(self) -> list[Fitted]:
         """The fitted models of the best trials, best first."""
@@ -208,17 +215,32 @@ class _Search:
                 state = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}[trial.status]
                 record.tell(asked, trial.value if trial.status == "complete" else None, optuna.trial.TrialState[state])
                 self.say(self._line(trials))
-                best = selection.best(trials, min(study.committee, len(kept)))
+                best = selection.best(trials, min(self._asked, len(kept)))
                 kept = {t.number: kept[t.number] for t in best}
-        return [kept[t.number] for t in selection.best(trials, study.committee)]
+        most = max(1, min(self._asked, len(kept))) if study.committee == "auto" else self._asked
+        found = [kept[t.number] for t in selection.best(trials, most)]
+        if study.committee != "auto":
+            return found
+        chosen = committees.elected(found, judge)
+        if len(found) > 1:
+            self.say(chosen.told())
+        return [found[place] for place in chosen.places]
+
+    @property
+    def _asked(self) -> int:
+        """Best trials that are kept."""
+        return committees.CANDIDATES if self.study.committee == "auto" else self.study.committee
 
     def _judged(self, judge: selection.Judge, number: int, variant: str, hyper: dict[str, Any], kept: dict[int, Fitted]) -> Trial:
         run = self._begin(variant, hyper, number)
         whole = self._train(run)
-        fitted, value = selection.judged(run, judge)
-        kept[number] = fitted
-        loss = run.history[fitted.best_epoch - 1]["validation_loss"]
-        return Trial(number, variant, hyper, value, loss, run.done, 0.0, "complete" if whole else "pruned", history=run.history)
+        found = selection.judged(run, judge, self.study.head_names)
+        kept[number] = found.fitted
+        loss, status = run.history[found.fitted.best_epoch - 1]["validation_loss"], "complete" if whole else "pruned"
+        return Trial(
+            number, variant, hyper, found.value, loss, run.done, 0.0, cast(Any, status), history=run.history, head=found.fitted.head,
+            heads=found.heads,
+        )  # fmt: skip
 
     def _begin(self, variant: str, hyper: dict[str, Any], number: int) -> Run:
         return Run(variant, hyper, self.splits, self.study.training, self.study.seed + number)

@@ -8,8 +8,10 @@ where it stopped.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import math
 import shutil
 import sys
 import time
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from raeflow.data.rows import Splits
     from raeflow.detector import Detector
     from raeflow.scoring import Summary
-    from raeflow.selection import Trial
+    from raeflow.selection import Judge, Trial
     from raeflow.tracking import Tracker
     from raeflow.training import Fitted
 
@@ -68,6 +70,23 @@ class Outcome:
         place = save(figure, self.study.folder / "pictures" / f"{name}.png")
         self.tracker.artifact(place)
         return place
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A member of the detector to be."""
+
+    variant: str
+    hyper: dict[str, Any]
+    folder: str | None = None
+    """Where the search left its weights; None: it is yet to be trained."""
+    value: float | None = None
+    """What the judge said of them."""
+
+    @classmethod
+    def of(cls, trial: Trial) -> Pick:
+        """A trial's."""
+        return cls(trial.variant, trial.hyper, trial.folder, trial.value)
 
 
 class Session:
@@ -179,16 +198,16 @@ class Session:
         from raeflow.stored import load_fitted, save_fitted
 
         chosen = self.choose(variant)
-        refit = self.study.refit if self.study.refit is not None else self.study.committee == 1
+        refit = self.refits(len(chosen))
         fitted: list[Fitted] = []
-        for number, (name, hyper, folder) in enumerate(chosen):
+        for number, pick in enumerate(chosen):
             place = self.folder / "models" / str(number)
-            key = digest(name, hyper, refit or folder is None, to_json(self.study.training), self.study.seed)
+            key = digest(pick.variant, pick.hyper, refit or pick.folder is None, to_json(self.study.training), self.study.seed)
             if not force and read_key(place) == key:
                 fitted.append(load_fitted(place))
-                self.say(f"model {number + 1}/{len(chosen)}: {name} kept from an earlier run")
+                self.say(f"model {number + 1}/{len(chosen)}: {pick.variant} kept from an earlier run")
                 continue
-            model = load_fitted(Path(folder)) if folder and not refit else self._fit(name, hyper, number, len(chosen))
+            model = load_fitted(Path(pick.folder)) if pick.folder and not refit else self._fit(pick, number, len(chosen))
             save_fitted(model, place)
             write_json(place / "key.json", key)
             fitted.append(model)
@@ -197,31 +216,70 @@ class Session:
                 shutil.rmtree(stale)
         return fitted
 
-    def choose(self, variant: str | None = None) -> list[tuple[str, dict[str, Any], str | None]]:
-        """(variant, hyperparameters, folder of trained weights) of each member, best first."""
+    def refits(self, members: int) -> bool:
+        """Whether the chosen configurations are trained again."""
+        if self.study.refit is not None:
+            return self.study.refit
+        return members == 1 and (self.study.search.epochs or self.study.training.epochs) < self.study.training.epochs
+
+    def choose(self, variant: str | None = None) -> list[Pick]:
+        """The members of the detector, best first: of a search its best trials, else the variant's published values."""
         from raeflow import variants
+        from raeflow.committees import CANDIDATES
         from raeflow.selection import best
 
         trials = [t for t in self.trials() if variant in (None, t.variant)]
+        if trials and self.study.committee != "auto":
+            return [Pick.of(t) for t in best(trials, self.study.committee)]
         if trials:
-            return [(t.variant, t.hyper, t.folder) for t in best(trials, self.study.committee)]
+            able = sum(t.folder is not None and t.value is not None for t in trials)
+            return self._elect([Pick.of(t) for t in best(trials, max(1, min(CANDIDATES, able)))])
         name = variant or self.study.variants[0]
         published = variants.get(name).published(self.splits.spec.shape)
-        return [(name, dataclasses.asdict(variants.hyper(name, self.study.hyper.get(name, {}), published)), None)]
+        return [Pick(name, dataclasses.asdict(variants.hyper(name, self.study.hyper.get(name, {}), published)))]
 
-    def _fit(self, name: str, hyper: dict[str, Any], number: int, count: int) -> Fitted:
+    def _elect(self, picks: list[Pick]) -> list[Pick]:
+        """Those who vote together."""
+        from raeflow.committees import elected
+        from raeflow.stored import load_fitted
+
+        if len(picks) == 1 or any(pick.folder is None for pick in picks):
+            return picks[:1]
+        found = elected([load_fitted(str(pick.folder)) for pick in picks], self.judge)
+        if not math.isnan(found.alone):
+            self.say(found.told())
+        return [picks[place] for place in found.places]
+
+    @functools.cached_property
+    def judge(self) -> Judge:
+        """The judge of the search, in this process: committees and refits are judged as trials were."""
+        from raeflow.selection import judge
+
+        return judge(self.study.search.selection, self.splits.for_search(), self.study.seed)
+
+    def _fit(self, pick: Pick, number: int, count: int) -> Fitted:
+        """Train in full, give it its head, and keep the search's model where the judge likes that better."""
         from raeflow.cluster.train import train
+        from raeflow.selection import headed
+        from raeflow.stored import load_fitted
 
-        self.say(f"training {name} ({number + 1}/{count}) for up to {self.study.training.epochs} epochs")
+        name, training = pick.variant, self.study.training
+        self.say(f"training {name} ({number + 1}/{count}) for up to {training.epochs} epochs")
         start = time.perf_counter()
-        fitted = train(self.study, name, hyper, self.splits, seed=self.study.seed)
+        fitted = train(self.study, name, pick.hyper, self.splits, seed=self.study.seed)
         seconds = time.perf_counter() - start
         last = fitted.history[fitted.best_epoch - 1]
         self.say(f"trained {name}: validation loss {last['validation_loss']:.6g} at epoch {fitted.best_epoch}, {seconds:.1f} s")
         self._warn_of_collapse(fitted)
         metrics = {"validation_loss": last["validation_loss"], "best_epoch": float(fitted.best_epoch), "seconds": seconds}
-        self.tracker.step(f"train {name}", {"variant": name, **hyper}, metrics, fitted.history)
-        return fitted
+        self.tracker.step(f"train {name}", {"variant": name, **pick.hyper}, metrics, fitted.history)
+        if self.study.head_names == ("error",) and pick.folder is None:
+            return fitted
+        found = headed(fitted, fitted.model(), self.splits, self.judge, self.study.head_names)
+        if pick.folder is None or pick.value is None or found.value >= pick.value:
+            return found.fitted
+        self.say(f"the search's {name} is kept: judged {pick.value:.4f}, the one trained again {found.value:.4f}")
+        return load_fitted(Path(pick.folder))
 
     def _warn_of_collapse(self, fitted: Fitted) -> None:
         from raeflow.health import collapse
@@ -403,9 +461,10 @@ def score(
 def identity(study: Study) -> dict[str, Any]:
     """The part of a study that its trials depend on: change it, and old trials no longer answer it."""
     search = {k: v for k, v in to_json(study.search).items() if k in ("epochs", "selection", "stop_early", "stop_collapsed")}
+    named = {} if study.head_names is None else {"heads": list(study.head_names)}
     return {
         "variants": list(study.variants), "training": to_json(study.training), "search": search,
-        "hyper": to_json(study.hyper), "seed": study.seed,
+        "hyper": to_json(study.hyper), "seed": study.seed, **named,
     }  # fmt: skip
 
 

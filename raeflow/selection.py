@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from raeflow import heads as heads_
 from raeflow import synthetic, synthetic_tables
 from raeflow.data.rows import Rows, Splits
 from raeflow.data.scaling import scaled_rows
@@ -18,7 +20,7 @@ from raeflow.devices import score_batch
 from raeflow.errors import RaeflowError
 from raeflow.health import Gauge
 from raeflow.metrics import frechet_distance
-from raeflow.training import Diverged, Fitted, Run, scores
+from raeflow.training import Diverged, Fitted, Run
 from raeflow.variants._contract import Variant
 
 NORMAL = 2048
@@ -29,6 +31,8 @@ DRAWN = 2048
 """Rows that a model draws to be judged by."""
 BYTES = 1 << 26
 """Memory that all of them may take, as long as there are `FEWEST` of a kind."""
+SEEN, SEEN_VALUES = 8192, 1 << 25
+"""Train rows that heads are fitted on, and values of them all, at most."""
 
 FAILURES = (RaeflowError, RuntimeError, ValueError, TypeError, ArithmeticError)
 """What a hopeless configuration raises, out-of-memory among them: such a trial failed, and its process lives on."""
@@ -42,7 +46,7 @@ class Trial:
     variant: str
     hyper: dict[str, Any]
     value: float | None
-    """What the judge said, higher is better; None where the trial failed."""
+    """What the judge said of the model under its head, higher is better; None where the trial failed."""
     validation_loss: float | None
     epochs: int
     seconds: float
@@ -52,6 +56,10 @@ class Trial:
     message: str = ""
     """Why it failed."""
     history: Sequence[dict[str, float]] = ()
+    head: dict[str, Any] | None = None
+    """Name and settings of the head that the judge preferred; None is `error`."""
+    heads: dict[str, float] = field(default_factory=dict)
+    """What the judge said of each head, by its title; empty where `error` alone was judged."""
 
 
 class Judge(ABC):
@@ -59,7 +67,26 @@ class Judge(ABC):
 
     @abstractmethod
     def __call__(self, model: Variant, scaling: nn.Module) -> float:
-        """Judge a model as it stands, on its own device; it is left in evaluation mode."""
+        """Judge a model as it stands by its own score, on its own device; it is left in evaluation mode."""
+
+
+class RowJudge(Judge):
+    """Judges whatever gives rows a score: models by their own, heads, committees."""
+
+    x: Tensor
+    """(M, *shape): the rows that it wants scores of, scaled, on the CPU."""
+
+    def __call__(self, model: Variant, scaling: nn.Module) -> float:  # noqa: ARG002 - its rows are scaled already
+        """What the model's own scores are worth."""
+        return self.value(scaled_scores(model, self.x))
+
+    @abstractmethod
+    def value(self, scores: Tensor) -> float:
+        """What scores (M,) of its rows are worth."""
+
+    @abstractmethod
+    def normal(self, scores: Tensor) -> Tensor:
+        """Those of scores (M,) that normal rows have."""
 
 
 def judge(kind: str, splits: Splits, seed: int) -> Judge:
@@ -78,17 +105,74 @@ def judge(kind: str, splits: Splits, seed: int) -> Judge:
     raise RaeflowError(f"Search(selection={kind!r}): selection must be one of 'synthetic', 'validation_loss', 'labels', 'generation'")
 
 
-def judged(run: Run, judge: Judge) -> tuple[Fitted, float]:
-    """The model that a user would get of a run, and its value; the run is left with that model's weights.
+@dataclass(frozen=True)
+class Judged:
+    """A trained model under the head that suits it best."""
 
-    Raises RaeflowError where the value is not finite.
+    fitted: Fitted
+    value: float
+    heads: dict[str, float]
+    """The value of each head, by its title; empty where `error` alone was judged."""
+
+
+def judged(run: Run, judge: Judge, asked: Sequence[str] | None = None) -> Judged:
+    """The model that a user would get of a run, under its best head; the run is left with that model's weights.
+
+    `asked` names the heads that may be chosen; None: all that the model can take. Raises RaeflowError where the value is
+    not finite.
     """
     fitted = run.fitted()
     run.model.load_state_dict(fitted.weights)
-    value = judge(run.model, run.encoding)
+    return headed(fitted, run.model, run.splits, judge, asked)
+
+
+def headed(fitted: Fitted, model: Variant, splits: Splits, judge: Judge, asked: Sequence[str] | None = None) -> Judged:
+    """A trained model (`model` holds its weights) under the head that the judge prefers, fitted on train rows.
+
+    All heads are judged on one pass over train rows and one over the judge's; a judge that compares losses, or what is
+    drawn, knows `error` alone. Raises RaeflowError where no value is finite.
+    """
+    if not isinstance(judge, RowJudge) or isinstance(judge, ValidationLoss):
+        found = [heads_.build(heads_.ERROR, {})]
+    else:
+        found = heads_.candidates(model, splits.spec.shape, asked)
+    if [head.name for head in found] == [heads_.ERROR]:
+        return Judged(fitted, _finite(judge(model, splits.encoding), fitted), {})
+    assert isinstance(judge, RowJudge)  # noqa: S101 - the others have one head
+    best, values = _best_head(found, model, splits, judge)
+    kept = fitted
+    if best.name != heads_.ERROR:
+        weights = {name: t.cpu() for name, t in best.state_dict().items()}
+        kept = replace(fitted, head=heads_.described(best), head_weights=weights)
+    return Judged(kept, _finite(max(values.values(), default=math.nan), fitted), values)
+
+
+def _best_head(found: list[heads_.Head], model: Variant, splits: Splits, judge: RowJudge) -> tuple[heads_.Head, dict[str, float]]:
+    """The best of some heads, and the values of all that could be fitted."""
+    seen, told = heads_.collect(model, train_rows(splits), found), heads_.collect(model, judge.x, found)
+    best, values = found[0], dict[str, float]()
+    for head in found:
+        try:
+            head.to(seen.x.device).fit(seen)
+            value = judge.value(heads_.apply(head, told))
+        except FAILURES:  # a head that does not suit leaves the others; a model without one is refused by the caller
+            continue
+        if math.isfinite(value):
+            best = head if value > max(values.values(), default=-math.inf) else best
+            values[heads_.title(heads_.described(head))] = value
+    return best, values
+
+
+def train_rows(splits: Splits) -> Tensor:
+    """(N, *shape) scaled train rows that heads are fitted on, the same for all trials of a search."""
+    count = max(FEWEST, min(SEEN, SEEN_VALUES // math.prod(splits.spec.shape)))
+    return scaled_rows(splits.encoding, splits.some_train(count).x)
+
+
+def _finite(value: float, fitted: Fitted) -> float:
     if not math.isfinite(value):
-        raise RaeflowError(f"{run.variant} was judged {value} after epoch {fitted.best_epoch}")
-    return fitted, value
+        raise RaeflowError(f"{fitted.variant} was judged {value} after epoch {fitted.best_epoch}")
+    return value
 
 
 def best(trials: Sequence[Trial], n: int) -> list[Trial]:
@@ -110,18 +194,22 @@ def brief(error: BaseException) -> str:
     return line if isinstance(error, RaeflowError) else f"{type(error).__name__}: {line}"
 
 
-class ValidationLoss(Judge):
+class ValidationLoss(RowJudge):
     """Minus the mean score of validation rows; compares trials of one variant only."""
 
     def __init__(self, splits: Splits) -> None:
-        self.rows = _some(splits.validate)
+        self.x = scaled_rows(splits.encoding, _some(splits.validate).x)
 
-    def __call__(self, model: Variant, scaling: nn.Module) -> float:
+    def value(self, scores: Tensor) -> float:
         """Minus the mean score, in the score's own units."""
-        return -float(_sound(scores(model, scaling, self.rows)).mean())
+        return -float(_sound(scores).mean())
+
+    def normal(self, scores: Tensor) -> Tensor:
+        """All of them."""
+        return scores
 
 
-class Labels(Judge):
+class Labels(RowJudge):
     """AUROC on labelled validation rows."""
 
     def __init__(self, splits: Splits) -> None:
@@ -133,16 +221,20 @@ class Labels(Judge):
             raise RaeflowError(
                 f"Search(selection='labels'): the validation split has {found} anomalies among {len(rows)} rows; both kinds are needed"
             )
-        self.rows, self.anomaly = rows, rows.anomaly.bool()
+        self.x, self.anomaly = scaled_rows(splits.encoding, rows.x), rows.anomaly.bool()
 
-    def __call__(self, model: Variant, scaling: nn.Module) -> float:
+    def value(self, scores: Tensor) -> float:
         """AUROC, in 0-1."""
-        found = scores(model, scaling, self.rows).cpu()
-        return auroc(found[~self.anomaly], found[self.anomaly])
+        scores = scores.cpu()
+        return auroc(scores[~self.anomaly], scores[self.anomaly])
+
+    def normal(self, scores: Tensor) -> Tensor:
+        """Those of rows that are labelled normal."""
+        return scores[~self.anomaly.to(scores.device)]
 
 
-class Synthetic(Judge):
-    """Mean over the kinds of synthetic anomalies of the AUROC that the model's own score reaches against validation rows.
+class Synthetic(RowJudge):
+    """Mean over the kinds of synthetic anomalies of the AUROC that scores reach against validation rows.
 
     The anomalies are made once, in scaled space, from rows and seed alone: every trial meets the same ones.
     """
@@ -159,12 +251,22 @@ class Synthetic(Judge):
         count = max(FEWEST, min(room, MOST, 2 * len(rows)))
         typed = synthetic_tables.typed(splits.encoding)
         self.anomalies = synthetic_tables.make(scaled, splits.encoding, count, seed) if typed else synthetic.make(scaled, count, seed)
+        self._scaled = scaled
 
-    def __call__(self, model: Variant, scaling: nn.Module) -> float:
-        """Share of pairs of an anomaly and a normal row that the model ranks rightly, in 0-1."""
-        normal = scores(model, scaling, self.rows)
-        values = [auroc(normal, scaled_scores(model, x)) for x in self.anomalies.values()]
-        return sum(values) / len(values)
+    @cached_property
+    def x(self) -> Tensor:  # type: ignore[override]
+        """Validation rows, then the anomalies kind by kind."""
+        return torch.cat([self._scaled, *self.anomalies.values()])
+
+    def value(self, scores: Tensor) -> float:
+        """Share of pairs of an anomaly and a normal row that are ranked rightly, in 0-1."""
+        sizes = [len(self.rows), *(len(x) for x in self.anomalies.values())]
+        normal, *strange = torch.split(scores, sizes)
+        return sum(auroc(normal, own) for own in strange) / len(strange)
+
+    def normal(self, scores: Tensor) -> Tensor:
+        """Those of the validation rows."""
+        return scores[: len(self.rows)]
 
 
 class Generation(Judge):

@@ -15,6 +15,8 @@ from raeflow.training import Fitted
 FORMAT = 1
 """Version of the files on disk, of models and detectors; a reader of detectors refuses what is newer."""
 WEIGHTS, FITTED = "weights.safetensors", "fitted.json"
+_HEAD = "head:"
+"""Before the names of a head's tensors in the file of weights; no module's name has a colon."""
 
 
 def brief(error: BaseException) -> str:
@@ -41,9 +43,10 @@ def save_fitted(fitted: Fitted, folder: str | Path) -> Path:
     place = Path(folder)
     record = {
         "format": FORMAT, "variant": fitted.variant, "hyper": fitted.hyper, "shape": fitted.shape,
-        "history": fitted.history, "best_epoch": fitted.best_epoch,
+        "history": fitted.history, "best_epoch": fitted.best_epoch, **({"head": fitted.head} if fitted.head else {}),
     }  # fmt: skip
-    weights = {name: t.detach().cpu().contiguous().clone() for name, t in fitted.weights.items()}
+    tensors = {**fitted.weights, **{_HEAD + name: t for name, t in fitted.head_weights.items()}}
+    weights = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
 
     def write(temporary: Path) -> None:
         (temporary / FITTED).write_text(json.dumps(record, indent=1))
@@ -59,6 +62,9 @@ def load_fitted(folder: str | Path) -> Fitted:
     content, weights = read(place, FITTED), read(place, WEIGHTS)
     try:
         r = json.loads(content)
-        return Fitted(r["variant"], r["hyper"], tuple(r["shape"]), safetensors.torch.load(weights), r["history"], r["best_epoch"])
+        tensors = safetensors.torch.load(weights)
+        own = {name: t for name, t in tensors.items() if not name.startswith(_HEAD)}
+        head = {name.removeprefix(_HEAD): t for name, t in tensors.items() if name.startswith(_HEAD)}
+        return Fitted(r["variant"], r["hyper"], tuple(r["shape"]), own, r["history"], r["best_epoch"], r.get("head"), head)
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RaeflowError(f"{place}: not a whole trained model ({brief(error)})") from error

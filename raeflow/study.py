@@ -350,10 +350,15 @@ class Study:
     cluster: Cluster = field(default_factory=Cluster)
     hyper: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Hyperparameters held fixed, by variant: `{"autoencoder": {"latent": 20}}`; the search leaves them alone."""
-    committee: int = 1
-    """Detector of so many best trials, averaging their standardised log-scores."""
+    heads: str | Sequence[str] = "auto"
+    """What becomes of a model's code and residual as a score: names of heads among which the judge chooses for each trial
+    (`raeflow/heads`). auto: all that a model can take; "error": the variants' own scores, as in their sources."""
+    committee: int | Literal["auto"] = "auto"
+    """Detector of so many best trials, averaging their standardised log-scores. auto: as many as the judge says, and one
+    where it says that more are not better (see `raeflow.committees`)."""
     refit: bool | None = None
-    """Train the chosen configurations again with the whole `training`; None: only where committee is 1."""
+    """Train the chosen configurations again with the whole `training`, and keep the better of both by the judge; None: only
+    where one model is chosen that the search trained for fewer epochs."""
     seed: int = 0
     home: str = "runs"
     """Folder in which the study keeps its own folder, named like the study."""
@@ -374,9 +379,7 @@ class Study:
             _one_of("Study", "variants", name, known)
         if not variants or len(set(variants)) < len(variants):
             _refuse(f"Study(variants={variants!r}): at least one variant, each once")
-        _positive("Study", committee=self.committee)
-        if self.committee > self.search.trials:
-            _refuse(f"Study(committee={self.committee}): a committee cannot outnumber Search(trials={self.search.trials})")
+        self._check_members()
         if self.search.selection == "validation_loss" and len(variants) > 1:
             _refuse(
                 f"Search(selection='validation_loss'): losses of {', '.join(variants)} are not comparable; "
@@ -384,6 +387,24 @@ class Study:
             )
         if self.search.selection == "labels" and self.data.label is None:
             _refuse("Search(selection='labels'): Data(label=...) must name the column of labels")
+
+    def _check_members(self) -> None:
+        heads = (self.heads,) if isinstance(self.heads, str) else tuple(self.heads)
+        for name in heads if heads != ("auto",) else ():
+            _one_of("Study", "heads", name, head_names())
+        if not heads or len(set(heads)) < len(heads):
+            _refuse(f"Study(heads={self.heads!r}): at least one head, each once, or 'auto'")
+        object.__setattr__(self, "heads", heads[0] if len(heads) == 1 else heads)
+        if self.committee != "auto" and (not isinstance(self.committee, int) or self.committee < 1):
+            _refuse(f"Study(committee={self.committee!r}): committee is a number of trials above 0, or 'auto'")
+        if self.committee != "auto" and self.committee > self.search.trials:
+            _refuse(f"Study(committee={self.committee}): a committee cannot outnumber Search(trials={self.search.trials})")
+
+    @property
+    def head_names(self) -> tuple[str, ...] | None:
+        """Heads that may be chosen; None: all that a model can take."""
+        named = (self.heads,) if isinstance(self.heads, str) else tuple(self.heads)
+        return None if named == ("auto",) else named
 
     @property
     def folder(self) -> Path:
@@ -397,8 +418,16 @@ class Study:
 
 def variant_names() -> tuple[str, ...]:
     """Names of the variants there are: the file names of `raeflow/variants`, found without importing them."""
-    folder = Path(__file__).parent / "variants"
-    return tuple(sorted(f.stem for f in folder.glob("*.py") if not f.name.startswith("_")))
+    return _files("variants")
+
+
+def head_names() -> tuple[str, ...]:
+    """Names of the heads there are, found likewise in `raeflow/heads`."""
+    return _files("heads")
+
+
+def _files(folder: str) -> tuple[str, ...]:
+    return tuple(sorted(f.stem for f in (Path(__file__).parent / folder).glob("*.py") if not f.name.startswith("_")))
 
 
 def to_json(record: Any) -> Any:

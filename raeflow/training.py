@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from raeflow import checkpoint, variants
+from raeflow import checkpoint, heads, variants
 from raeflow.data.rows import Raw, Rows, RowSource, Splits
 from raeflow.devices import memory_format, resolve_device, score_batch, threads, to_device
 from raeflow.errors import RaeflowError
@@ -56,6 +56,16 @@ class Fitted:
     history: list[dict[str, float]] = field(default_factory=list)
     """One record per epoch: epoch, validation_loss, loss_<player>, and the health of a game where it was measured."""
     best_epoch: int = 0
+    head: dict[str, Any] | None = None
+    """Name and settings of the head that was fitted to it; None: the variant's own score."""
+    head_weights: dict[str, Tensor] = field(default_factory=dict)
+    """What that head has learnt, on the CPU."""
+
+    def scorer(self) -> heads.Head:
+        """The head in evaluation mode, on the CPU."""
+        head = heads.build(**self.head) if self.head else heads.build(heads.ERROR, {})
+        head.load_state_dict(self.head_weights)
+        return head.eval()
 
     def model(self) -> Variant:
         """The model in evaluation mode, on the CPU."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 STUDY = Study(
     name="ecg5000",
+    heads="error",
+    committee=1,
     data=Data("ecg5000", split="hash", normal=[("label", "==", 0)]),
     variants=("autoencoder", "vae"),
     search=Search(trials=16, epochs=40),

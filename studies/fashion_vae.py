@@ -34,6 +34,8 @@ CORNERS = (8, 9, 0, 1)
 
 STUDY = Study(
     name="fashion_vae",
+    heads="error",
+    committee=1,
     data=Data("fashion_mnist", split="hash", fractions=(0.17, 0.04, 0.04, 0.75)),
     variants=("vae",),
     search=Search(trials=1, selection="validation_loss"),

@@ -61,7 +61,7 @@ class Record:
     def end(self, trial: Trial) -> None:
         """Keep the end of a trial: COMPLETE with its value, PRUNED at its last report, or FAIL."""
         asked = self.open.pop(trial.number)
-        for name in ("epochs", "seconds", "validation_loss", "message"):
+        for name in ("epochs", "seconds", "validation_loss", "message", "head", "heads"):
             asked.set_user_attr(name, getattr(trial, name))
         place = self.folder / str(trial.number)
         place.mkdir(parents=True, exist_ok=True)
@@ -97,6 +97,8 @@ class Record:
             folder=str(place) if t.state == TrialState.COMPLETE and place.joinpath(WEIGHTS).exists() else None,
             message=at.get("message", ""),
             history=json.loads(history.read_text()) if history.exists() else [],
+            head=at.get("head"),
+            heads=at.get("heads", {}),
         )
 
     def _interrupted(self) -> optuna.trial.Trial | None:
@@ -146,7 +148,7 @@ def identity(study: Study, splits: Splits) -> dict[str, Any]:
     mine: dict[str, Any] = checkpoint.plain({
         "variants": study.variants, "hyper": to_json(study.hyper), "training": to_json(study.training),
         "epochs": study.search.epochs, "selection": study.search.selection, "seed": study.seed,
-        "shape": splits.spec.shape, "data": splits.fingerprint,
+        "shape": splits.spec.shape, "data": splits.fingerprint, **({} if study.head_names is None else {"heads": study.head_names}),
     })  # fmt: skip
     return mine
 

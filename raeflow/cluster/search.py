@@ -189,6 +189,8 @@ class Log:
             folder=str(self.record.folder / str(at.number)) if status == "complete" else None,
             message=message,
             history=history,
+            head=report.get("head"),
+            heads=report.get("heads") or {},
         )
         self.record.end(trial)
         self.trials.append(trial)

@@ -42,6 +42,8 @@ class Plan:
     seed: int
     threads: int
     stop_collapsed: bool
+    heads: tuple[str, ...] | None
+    """Heads that may be chosen; None: all."""
     folder: Path
     """Where weights go, on the node `home`."""
     home: str
@@ -52,7 +54,7 @@ def plan(study: Study, home: str) -> Plan:
     s, epochs = study.search, study.search.epochs or study.training.epochs
     training = dataclasses.replace(reserved(study.training, s.cpus, s.gpus), epochs=epochs)
     folder = (study.folder / "trials").absolute()
-    return Plan(training, s.selection, study.seed, training.threads, s.stop_collapsed, folder, home)
+    return Plan(training, s.selection, study.seed, training.threads, s.stop_collapsed, study.head_names, folder, home)
 
 
 class InProcess(tune.Trainable):
@@ -151,11 +153,12 @@ def reports(
 
 def finish(plan: Plan, run: Run, judge: Judge, number: int, state: _State) -> dict[str, Any]:
     """Judge the model that a user would get, write its weights, and tell the end of the trial."""
-    fitted, value = judged(run, judge)
+    found = judged(run, judge, plan.heads)
     if run.rank == 0:
-        deliver(fitted, plan.folder / str(number), plan.home)
-    loss = run.history[fitted.best_epoch - 1]["validation_loss"]
-    return {**state.report(run, run.done, value, None), "last": True, "validation_loss": loss}
+        deliver(found.fitted, plan.folder / str(number), plan.home)
+    loss = run.history[found.fitted.best_epoch - 1]["validation_loss"]
+    told = {"validation_loss": loss, "head": found.fitted.head, "heads": found.heads}
+    return {**state.report(run, run.done, found.value, None), "last": True, **told}
 
 
 class _State:

@@ -232,6 +232,8 @@ class Splits:
     """Columns of the files that are no part of the row, and why."""
     skipped: Skipped | None = None
     """Bad rows that `Data(bad_rows="skip")` left out; None where there was none."""
+    sampled: Rows | None = None
+    """Some train rows, chosen by hash, where train itself is streamed."""
     set_aside: SetAside | None = None
     """Suspicious rows that `Data(contamination=...)` took out of train, validate and calibrate; None where it is off."""
 
@@ -274,6 +276,16 @@ class Splits:
         return replace(
             self, set_aside=aside, train=train, validate=validate, calibrate=calibrate, test=test, labelled=None, fingerprint=name
         )
+
+    def some_train(self, count: int, seed: int = 0) -> Rows:
+        """So many train rows, or all that are at hand where there are fewer, in an order of chance; the same `seed` chooses the same.
+
+        Of a stream these are the rows that were kept when it first passed, of the workers' shares too.
+        """
+        known = self.train if isinstance(self.train, Rows) else self.sampled
+        if known is None:
+            raise RaeflowError("the train split is streamed and no sample of it was kept; load the data again")
+        return known.some(count, seed)
 
     def for_search(self) -> Splits:
         """Without calibrate and test: what a search may see."""

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from raeflow.data.faults import Tally
 from raeflow.data.learning import learn
 from raeflow.data.plan import Plan
 from raeflow.data.reading import Reader, Unit, prefetch
-from raeflow.data.rows import Raw, Shape, Splits
+from raeflow.data.rows import Raw, Rows, RowSpec, Shape, Splits
 from raeflow.errors import RaeflowError
 from raeflow.study import SPLITS
 
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 _HELD = 4
 """Each of three held-out splits may fill this share of the memory, the window of shuffled rows an eighth of it."""
 _WINDOW = 8
+SAMPLED = 1 << 14
+"""Train rows of a stream that are kept, chosen by hash, for what is learnt from a sample (heads, votes); as much as a window at most."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,8 @@ def load_streamed(plan: Plan) -> Splits:
         reader = replace(reader, label=None)
     bins = Bins(plan, max(1, memory // _HELD // plan.row_bytes), keep_train=False)
     lexicon, counts, tally = Lexicon(reader.spec), [], Tally(plan.rows)
+    window = max(1, memory // _WINDOW // plan.row_bytes)
+    sample = _Sample(min(SAMPLED, window))
 
     def chunks() -> Iterator[Tensor]:
         parts = prefetch(lambda unit: reader.read(unit, keys=True), plan.units, pa.cpu_count(), 1)
@@ -143,6 +148,7 @@ def load_streamed(plan: Plan) -> Splits:
             train = part.train().x
             counts.append(len(train))
             if len(train):
+                sample.see(train, reader.spec)
                 yield train
 
     def refuse() -> None:
@@ -151,7 +157,6 @@ def load_streamed(plan: Plan) -> Splits:
 
     # The held-out rows and the counts want the whole pass.
     spec, encoding, moved = learn(plan.data, reader.spec, lexicon, chunks(), None, refuse)
-    window = max(1, memory // _WINDOW // plan.row_bytes)
     used = [(unit, n) for unit, n in zip(plan.units, counts, strict=True) if n]
     train = StreamedRows(replace(reader, spec=spec, classes=bins.classes), tuple(u for u, _ in used), tuple(n for _, n in used), window)
     for code, level in bins.level.items():
@@ -159,5 +164,27 @@ def load_streamed(plan: Plan) -> Splits:
             log.warning("%s: 1 in %d rows is kept, chosen by hash, since Data(memory=%d) holds no more", SPLITS[code], 2**level, memory)
     validate, labelled = bins.validation()
     calibrate, test = bins.rows(splits.CALIBRATE), bins.rows(splits.TEST)
-    move((labelled or validate, calibrate, test), moved)
-    return Splits(spec, encoding, train, validate, calibrate, test, labelled, plan.fingerprint, plan.left_out, tally.settle())
+    sampled = Rows(sample.rows)
+    move((labelled or validate, calibrate, test, sampled), moved)
+    skipped = tally.settle()
+    return Splits(spec, encoding, train, validate, calibrate, test, labelled, plan.fingerprint, plan.left_out, skipped, sampled)
+
+
+class _Sample:
+    """Some of the rows that pass: those with the lowest second hash, whatever the order of the files."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.rows = torch.empty(0)
+        self._keys = np.empty(0, np.uint64)
+
+    def see(self, rows: Tensor, spec: RowSpec) -> None:
+        """Rows (n, *stored)."""
+        keys = splits.thinning(splits.stored_keys(rows, spec))
+        if len(self._keys) >= self.count:
+            low = keys < self._keys.max()
+            keys, rows = keys[low], rows[torch.from_numpy(low)]
+        keys = np.concatenate([self._keys, keys])
+        rows = torch.cat([self.rows, rows]) if len(self.rows) else rows
+        least = np.sort(np.argsort(keys, kind="stable")[: self.count])
+        self.rows, self._keys = rows[torch.from_numpy(least)], keys[least]

@@ -18,7 +18,7 @@ from raeflow import checkpoint
 from raeflow.commands import finding, program
 from raeflow.data import aside
 from raeflow.report import examples, judge, markup, plots
-from raeflow.report.terminal import chosen_text, hyper_text, leaders, number, value_text, varied
+from raeflow.report.terminal import chosen_text, hyper_text, leaders, member_text, number, value_text, varied
 from raeflow.stored import load_fitted
 from raeflow.study import without_passwords
 
@@ -157,7 +157,7 @@ def _choice(detector: Detector) -> str:
     members = []
     for place, member in enumerate(detector.members, 1):
         values = [(k, value_text(v)) for k, v in member.hyper.items()]
-        members.append(markup.folded(f"{place}. {member.variant}: all hyperparameters", markup.pairs(values)))
+        members.append(markup.folded(f"{place}. {member_text(member)}: all hyperparameters", markup.pairs(values)))
     how = {
         "mean_std": f"mean + {t.k:g} std",
         "median_mad": f"median + {t.k:g} MAD",
@@ -224,6 +224,7 @@ def _trials(trials: Sequence[Trial], splits: Splits) -> str:
     tests = ["test AUROC", "test AP"] if judged else []
     heads = ["variant", "hyperparameters", "selection score", "validation loss", *tests, "epochs", "seconds"]
     parts = [markup.grid(heads, best, "The best trial of each variant, with its own weights.", numbers=range(2, len(heads)))]
+    parts += _by_head(firsts)
     if firsts:
         hollow = " Hollow marks were stopped early." if any(t.status == "pruned" for t in trials) else ""
         told = f"Selection score of {len(trials)} trials, higher is better.{hollow}"
@@ -249,6 +250,16 @@ def _trials(trials: Sequence[Trial], splits: Splits) -> str:
     heads = ["trial", "variant", "hyperparameters", "selection score", "validation loss", "epochs", "seconds", "status"]
     every = markup.grid(heads, rows, "Best first.", numbers=(0, 3, 4, 5, 6))
     return markup.section("Trials", *parts, markup.folded(f"All {len(trials):,} trials", every))
+
+
+def _by_head(firsts: Sequence[Trial]) -> list[str]:
+    """What the judge said of every head, for the best trial of each variant."""
+    titles = list(dict.fromkeys(title for trial in firsts for title in trial.heads))
+    if not titles:
+        return []
+    rows = [[t.variant, *(number(t.heads.get(title), 4) for title in titles)] for t in firsts if t.heads]
+    told = "Selection score of the same models under every head: what becomes of code and residual as a score."
+    return [markup.grid(["variant", *titles], rows, told, numbers=range(1, len(titles) + 1))]
 
 
 def _described(trial: Trial, trials: Sequence[Trial]) -> list[str]:
@@ -321,4 +332,5 @@ def _named(detector: Detector) -> str:
     if len(names) > 1:
         return f"a committee of {len(names)} models"
     latent = detector.members[0].hyper.get("latent")
-    return f"the {names[0]}" + (f" with {latent} latent numbers" if isinstance(latent, int) and not math.isnan(latent) else "")
+    numbers = f" with {latent} latent numbers" if isinstance(latent, int) and not math.isnan(latent) else ""
+    return f"the {member_text(detector.members[0])}{numbers}"

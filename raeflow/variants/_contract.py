@@ -1,4 +1,4 @@
-"""The contract every variant keeps: one abstract class, one batch record, three optional abilities.
+"""The contract every variant keeps: one abstract class, one batch record, and optional abilities found with `isinstance`.
 
 A variant is a file beside this one that defines four names:
 
@@ -90,6 +90,8 @@ class Variant(nn.Module, ABC):
 
     game_share: float = 0.0
     """Share of training, from its start, in which a generator and a critic play; 0 where there is no game."""
+    rebuilds: bool = True
+    """Whether `reconstruct` is what the model learnt to give back, so that residuals mean something; the heads ask."""
 
     @abstractmethod
     def optimizers(self) -> dict[str, Optimizer]:
@@ -120,14 +122,42 @@ class Variant(nn.Module, ABC):
 
 
 @runtime_checkable
+class OneShot(Protocol):
+    """Variants that are no networks: fitted to all rows at once, without gradients, in one epoch."""
+
+    def fit_rows(self, x: Tensor, seed: int) -> None:
+        """Learn from scaled train rows (N, *shape), which come in an order of chance; `seed` decides all that is drawn."""
+
+
+@runtime_checkable
 class Latent(Protocol):
-    """Variants with a code for each row."""
+    """Variants with a code for each row; `reconstruct` is `decode` of `encode`."""
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, *shape) to (B, Z)."""
 
     def decode(self, z: Tensor) -> Tensor:
         """(B, Z) to (B, *shape)."""
+
+
+@runtime_checkable
+class Mapped(Protocol):
+    """Variants whose encoder keeps where in a signal or image it saw what."""
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the network of these rows has such maps (dense layers have none)."""
+
+    def feature_maps(self, x: Tensor) -> Tensor:
+        """(B, *shape) to (B, D, *places), before the code."""
+
+
+@runtime_checkable
+class HasCritic(Protocol):
+    """Variants with a critic of rows."""
+
+    def criticise(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, *shape) to its features (B, D) and to how strange it finds the rows (B,), higher is stranger."""
 
 
 @runtime_checkable
