@@ -306,6 +306,8 @@ class Session:
             f"calibrated on {t.count:,} losses: threshold {t.value:.6g} ({t.method}); on normal rows expect "
             f"{t.alert_rate:.2%} alerts ({t.alert_low:.2%} to {t.alert_high:.2%} with 95 % confidence)"
         )
+        if t.set_aside is not None:
+            self.say(f"{t.set_aside:,} calibrate rows were set aside; the rate counts them, from all in doubt being anomalies to none")
         self._warn_of_repeats(t)
         values = {k: float(v) for k, v in t.to_json().items() if isinstance(v, (int, float))}
         self.tracker.step("calibrate", to_json(self.study.calibration), values)

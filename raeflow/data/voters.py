@@ -69,12 +69,17 @@ class Voters:
         """Both votes of encoded rows (n, D); `own` (n,) says which of them are in the bank: nobody is a neighbour of itself."""
         seen = self._seen(rows)
         forest = np.asarray(-self.forest.score_samples(seen.numpy()), np.float32)
-        near = []
-        for part, mine in zip(torch.split(seen, _BLOCK), torch.split(own, _BLOCK), strict=True):
-            apart = torch.cdist(part, self.bank)
-            least = apart.topk(min(self.count + 1, len(self.bank)), largest=False).values  # (n, count + 1), itself first
-            near.append(torch.where(mine, least[:, 1:].mean(1) if least.shape[1] > 1 else 0.0, least[:, : self.count].mean(1)))
-        return forest, torch.cat(near).numpy() if near else np.empty(0, np.float32)
+        near = [self._near(part, mine) for part, mine in zip(torch.split(seen, _BLOCK), torch.split(own, _BLOCK), strict=True)]
+        return forest, np.concatenate(near) if near else np.empty(0, np.float32)
+
+    def _near(self, rows: Tensor, own: Tensor) -> Floats:
+        """(n,) mean distance to the nearest `count` rows of the bank; of one more, itself does not count, else the farthest."""
+        apart = torch.cdist(rows, self.bank).numpy()
+        last = min(self.count, len(self.bank) - 1)
+        apart.partition(last, axis=1)
+        least = apart[:, : last + 1].astype(np.float64)
+        left_out = np.where(own.numpy(), least.min(1), least[:, last])
+        return np.asarray((least.sum(1) - left_out) / max(1, last), np.float32)
 
     def rank(self, train: tuple[Floats, Floats]) -> None:
         """Take the votes of all train rows as what others are compared with."""
