@@ -16,6 +16,7 @@ import torch
 
 from raeflow import checkpoint
 from raeflow.commands import finding, program
+from raeflow.data import aside
 from raeflow.report import examples, judge, markup, plots
 from raeflow.report.terminal import chosen_text, hyper_text, leaders, member_text, number, value_text, varied
 from raeflow.stored import load_fitted
@@ -132,6 +133,8 @@ def _data(study: Study, splits: Splits) -> str:
         ("scaling", str(splits.encoding.mode)),
     ]
     facts += [(name, str(value)) for name, value in (("normal rows", _condition(data.normal)), ("label", data.label)) if value]
+    if splits.set_aside is not None:
+        facts.append(("cleaning", f"{splits.set_aside.told()}; they are in {study.folder / aside.NAME}"))
     facts.append(("fingerprint", splits.fingerprint or "-"))
     table = markup.grid(["split", "rows", "anomalies known", "used for"], rows, numbers=(1, 2))
     told = markup.folded("What each column is", markup.grid(["column", "what it is"], splits.told())) if spec.held else ""
@@ -168,6 +171,9 @@ def _choice(detector: Detector) -> str:
         ("alerts on normal rows", f"{t.alert_rate:.2%} expected, {t.alert_low:.2%} to {t.alert_high:.2%} with 95 % confidence"),
         ("detector", detector.id),
     ]
+    if t.set_aside is not None:
+        told = f"{t.set_aside:,} calibrate rows were set aside; the rate above counts them, from all in doubt being anomalies to none"
+        facts.insert(4, ("with unclean rows", told))
     return markup.section("Detector and threshold", markup.pairs(facts), *members)
 
 
