@@ -30,7 +30,7 @@ MOST = 6
 """Members, at most."""
 COST, FREE = 8.0, 4e6
 """A committee's floating-point operations a row: so many times those of the best model alone, or so many where that is more."""
-LOOKUP = 100.0
+LOOKUP = 200.0
 """Operations that one look-up of a tree takes the time of."""
 GAIN = 1e-4
 """Value that one more member must add, at least."""

@@ -139,4 +139,5 @@ def to_normal(x: Tensor, known: Tensor, levels: Tensor) -> Tensor:
         low, high = known.gather(1, above - 1), known.gather(1, above)
         share = torch.where(high > low, (inside - low) / (high - low).clamp_min(1e-38), float(right))
         sides.append(torch.lerp(levels[above - 1], levels[above], share))
-    return (torch.special.ndtri((sides[0] + sides[1]) / 2) + (values - inside)).T.contiguous()
+    found: Tensor = torch.special.ndtri((sides[0] + sides[1]) / 2) + (values - inside)
+    return found.T.contiguous()
