@@ -30,6 +30,8 @@ MOST = 6
 """Members, at most."""
 COST, FREE = 8.0, 4e6
 """A committee's floating-point operations a row: so many times those of the best model alone, or so many where that is more."""
+LOOKUP = 200.0
+"""Operations that one look-up of a tree takes the time of."""
 GAIN = 1e-4
 """Value that one more member must add, at least."""
 
@@ -94,8 +96,8 @@ def elect(votes: Mapping[int, Tensor], costs: Mapping[int, float], judge: RowJud
 
 
 def flops(fitted: Fitted, x: Tensor) -> float:
-    """Floating-point operations of scoring one row of (M, *shape), counted rather than timed, so that they are the same anywhere."""
+    """Operations of scoring one row of (M, *shape), counted rather than timed, so that they are the same anywhere."""
     model, head = fitted.model(), fitted.scorer()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         head(heads.outputs(model, x[:1], head.needs))
-    return float(counter.get_total_flops())
+    return float(counter.get_total_flops()) + LOOKUP * model.lookups

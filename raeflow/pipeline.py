@@ -56,6 +56,8 @@ class Outcome:
     """AUROC, AP and the rest on the test split; empty where no truth is known."""
     baseline: dict[str, float]
     """scikit-learn's IsolationForest on the same split; empty where no truth is known."""
+    knn: dict[str, float]
+    """Likewise its mean distance to the nearest train rows."""
     summary: Summary
     report: Path
     table: str
@@ -346,17 +348,18 @@ class Session:
         self.tracker.step("score", {"detector": detector.id, "out": str(summary.out)}, numbers)
         return summary
 
-    def report(self, detector: Detector) -> tuple[dict[str, float], dict[str, float], Path, str]:
-        """Test metrics, the baseline's, the page and the table."""
+    def report(self, detector: Detector) -> tuple[dict[str, float], dict[str, dict[str, float]], Path, str]:
+        """Test metrics, the baselines' by name, the page and the table."""
         from raeflow import report
 
         trials = self.trials()
         metrics = report.judge_test(detector, self.splits)
-        baseline = report.isolation_forest(self.splits, seed=self.study.seed) if metrics else {}
-        page = report.write(self.study, trials, detector, self.splits, self.folder / "report.html")
-        table = report.table(trials, detector, self.splits, metrics, baseline)
+        peers = report.peers(self.splits, self.study.seed)
+        baselines = report.baselines(self.splits, peers)
+        page = report.write(self.study, trials, detector, self.splits, self.folder / "report.html", peers)
+        table = report.table(trials, detector, self.splits, metrics, baselines)
         self.tracker.step("report", {}, metrics, artifacts=[page])
-        return metrics, baseline, page, table
+        return metrics, baselines, page, table
 
 
 def check_shapes(study: Study, splits: Splits) -> None:
@@ -417,6 +420,8 @@ def run(study: Study, say: Say | None = None, fresh: bool = False) -> Outcome:
 
     Raises RaeflowError with one sentence where something is wrong with the study or its data.
     """
+    from raeflow.report.judge import FOREST, KNN
+
     session = Session(study, say, fresh)
     status = "FAILED"
     try:
@@ -424,9 +429,10 @@ def run(study: Study, say: Say | None = None, fresh: bool = False) -> Outcome:
         detector = session.calibrate(session.train())
         uri = session.register(detector)
         summary = session.score(detector)
-        metrics, baseline, page, table = session.report(detector)
+        metrics, baselines, page, table = session.report(detector)
         status = "FINISHED"
-        return Outcome(session.study, trials, detector, metrics, baseline, summary, page, table, uri, session.splits, session.tracker)
+        forest, knn = (baselines.get(name, {}) for name in (FOREST, KNN))
+        return Outcome(session.study, trials, detector, metrics, forest, knn, summary, page, table, uri, session.splits, session.tracker)
     except KeyboardInterrupt:
         status = "KILLED"
         raise

@@ -16,7 +16,7 @@ from raeflow import heads as heads_
 from raeflow import synthetic, synthetic_tables
 from raeflow.data.rows import Rows, Splits
 from raeflow.data.scaling import scaled_rows
-from raeflow.devices import score_batch
+from raeflow.devices import device_of, score_batch
 from raeflow.errors import RaeflowError
 from raeflow.health import Gauge
 from raeflow.metrics import frechet_distance
@@ -288,8 +288,8 @@ class Generation(Judge):
 def scaled_scores(model: Variant, x: Tensor) -> Tensor:
     """Scores (N,) of rows that are scaled already."""
     model.eval()
-    device = next(model.parameters()).device
-    parts = torch.split(x, score_batch(tuple(x.shape[1:]), device))
+    device = device_of(model)
+    parts = torch.split(x, score_batch(tuple(x.shape[1:]), device, model.width))
     return torch.cat([model.score(part.to(device)).float() for part in parts])
 
 

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from raeflow.devices import score_batch
+from raeflow.devices import device_of, score_batch
 from raeflow.errors import RaeflowError
 from raeflow.heads._contract import Head, Outputs
 from raeflow.study import head_names as names
@@ -117,8 +116,9 @@ def collect(model: Variant, x: Tensor, heads: Sequence[Head]) -> Outputs:
     """All that some heads need of scaled rows (N, *shape), in one pass, on the model's device."""
     needs = frozenset[str]().union(*(head.needs for head in heads))
     model.eval()
-    device = next(model.parameters(), x).device
-    parts = [outputs(model, part.to(device), needs) for part in torch.split(x, score_batch(tuple(x.shape[1:]), device))]
+    device = device_of(model)
+    size = score_batch(tuple(x.shape[1:]), device, model.width if "score" in needs else 0)
+    parts = [outputs(model, part.to(device), needs) for part in torch.split(x, size)]
     fields = {f.name: [getattr(part, f.name) for part in parts] for f in dataclasses.fields(Outputs)}
     joined: dict[str, Any] = {name: None if own[0] is None else torch.cat(own) for name, own in fields.items()}
     return Outputs(**joined)
@@ -127,7 +127,7 @@ def collect(model: Variant, x: Tensor, heads: Sequence[Head]) -> Outputs:
 @torch.no_grad()
 def apply(head: Head, seen: Outputs) -> Tensor:
     """(N,) scores of collected rows, in batches that the head's width allows."""
-    size = score_batch((max(head.width, math.prod(seen.x.shape[1:])),), seen.x.device)
+    size = score_batch(tuple(seen.x.shape[1:]), seen.x.device, head.width)
     parts = (_slice(seen, slice(at, at + size)) for at in range(0, len(seen.x), size))
     return torch.cat([head(part).float() for part in parts])
 
