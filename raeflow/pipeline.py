@@ -106,7 +106,7 @@ class Session:
         resolve_device(study.training.device)
         self.splits: Splits = load(self.study.data)
         check_batch(self.splits.train, study.training.batch_size, max(1, study.cluster.workers))
-        self.study = with_classes(self.study, self.splits)
+        self.study = with_classes(self.study.of_shape(self.splits.spec.shape), self.splits)
         check_shapes(self.study, self.splits)
         if fresh and self.folder.exists():
             shutil.rmtree(self.folder)
@@ -227,15 +227,14 @@ class Session:
     def choose(self, variant: str | None = None) -> list[Pick]:
         """The members of the detector, best first: of a search its best trials, else the variant's published values."""
         from raeflow import variants
-        from raeflow.committees import CANDIDATES
+        from raeflow.committees import candidates
         from raeflow.selection import best
 
         trials = [t for t in self.trials() if variant in (None, t.variant)]
         if trials and self.study.committee != "auto":
             return [Pick.of(t) for t in best(trials, self.study.committee)]
         if trials:
-            able = sum(t.folder is not None and t.value is not None for t in trials)
-            return self._elect([Pick.of(t) for t in best(trials, max(1, min(CANDIDATES, able)))])
+            return self._elect([Pick.of(t) for t in candidates(trials) or best(trials, 1)])
         name = variant or self.study.variants[0]
         published = variants.get(name).published(self.splits.spec.shape)
         return [Pick(name, dataclasses.asdict(variants.hyper(name, self.study.hyper.get(name, {}), published)))]

@@ -136,8 +136,8 @@ def apply(head: Head, seen: Outputs) -> Tensor:
 def scored(model: Variant, head: Head, x: Tensor) -> Tensor:
     """(N,) scores of scaled rows (N, *shape) by a model under its head, on the model's device."""
     model.eval()
-    device = next(model.parameters(), x).device
-    size = score_batch((max(head.width, math.prod(x.shape[1:])),), device)
+    device = device_of(model)
+    size = score_batch(tuple(x.shape[1:]), device, max(head.width, model.width if "score" in head.needs else 0))
     head = head.to(device).eval()
     return torch.cat([head(outputs(model, part.to(device), head.needs)).float() for part in torch.split(x, size)])
 

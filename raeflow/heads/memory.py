@@ -43,8 +43,8 @@ class Hyper:
 
 
 def candidates(shape: tuple[int, ...]) -> list[Hyper]:  # noqa: ARG001 - the contract's
-    """Code and residual, row and residual, and a game's features."""
-    return [Hyper(of="code+residual"), Hyper(of="row+residual"), Hyper(of="features")]
+    """Code and residual, row and residual, and a game's features, by the nearest row and by the five nearest."""
+    return [Hyper(of=of, k=k) for of in ("code+residual", "row+residual", "features") for k in (1, 5)]
 
 
 class Head(Base):

@@ -49,11 +49,9 @@ def published(shape: Shape) -> Hyper:  # noqa: ARG001 - the contract's
     return Hyper()
 
 
-def space(trial: Any, shape: Shape) -> Hyper:
-    """Neighbours, and of tables what becomes of the features."""
-    k = trial.suggest_int("k", 1, 50, log=True)
-    transform = trial.suggest_categorical("transform", TRANSFORMS) if len(shape) == 1 else "none"
-    return Hyper(k=k, transform=transform)
+def space(trial: Any, shape: Shape) -> Hyper:  # noqa: ARG001 - the contract's
+    """Neighbours; `rank_knn` has the other transform."""
+    return Hyper(k=trial.suggest_int("k", 1, 50, log=True))
 
 
 class Model(Fitted):
