@@ -19,12 +19,14 @@ import optuna
 import torch
 from detection_problems import Form, key_of, plan, splits
 
-from raeflow import metrics, selection, variants
+from raeflow import committees, heads, metrics, selection, variants
 from raeflow.data.rows import Splits
+from raeflow.data.scaling import scaled_rows
 from raeflow.errors import RaeflowError
-from raeflow.training import fit, scores
+from raeflow.stored import load_fitted, save_fitted
+from raeflow.training import Fitted, fit
 
-PEERS = ("PyOD AE", "PyOD VAE", "IsolationForest")
+PEERS = ("kNN", "IsolationForest", "PyOD AE", "PyOD VAE")
 Scores = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -59,7 +61,7 @@ def run(entries: Sequence[Entry], out: Path) -> int:
     warnings.filterwarnings("ignore")
     first = entries[0]
     data = splits(first.problem, first.seed, first.form)
-    judge = selection.judge("synthetic", data.for_search(), first.seed)
+    judge = selection.Synthetic(data.for_search(), first.seed)
     assert data.test is not None and data.test.anomaly is not None
     truth = data.test.anomaly.numpy()
     for entry in entries:
@@ -75,25 +77,50 @@ def run(entries: Sequence[Entry], out: Path) -> int:
     return len(entries)
 
 
-def ours(entry: Entry, data: Splits, judge: selection.Judge, out: Path) -> dict[str, Any]:
-    """Train one variant; what the judge, who sees no label, says of it."""
+def ours(entry: Entry, data: Splits, judge: selection.RowJudge, out: Path) -> dict[str, Any]:
+    """One trained model under every head: what the judge, who sees no label, says of each, and how well each detects."""
+    assert data.test is not None
+    fitted = trained(entry, data, out)
+    model = fitted.model()
+    found = heads.candidates(model, data.spec.shape)
+    parts = (selection.train_rows(data), judge.x, scaled_rows(data.encoding, data.test.x))
+    seen, asked, tested = (heads.collect(model, x, found) for x in parts)
+    judged, strange = {}, {}
+    for head in found:
+        head.fit(seen)
+        name = heads.title(heads.described(head))
+        judged[name], strange[name] = heads.apply(head, asked).numpy(), heads.apply(head, tested).numpy()
+    folder = scores_folder(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(
+        folder / f"{entry.key}.npz", judge=np.stack(list(judged.values())), test=np.stack(list(strange.values())), truth=data.test.anomaly
+    )
+    values = {name: judge.value(torch.from_numpy(own)) for name, own in judged.items()}
+    best = max(values, key=lambda name: values[name])
+    cost = committees.flops(fitted, judge.x)
+    return {"scores": strange[best], "head": best, "heads": values, "cost": cost, "epochs_run": len(fitted.history)}
+
+
+def trained(entry: Entry, data: Splits, out: Path) -> Fitted:
+    """The entry's model, trained or as it was kept: heads and judges are compared on the same weights."""
+    place = out.with_suffix(".models") / entry.key
+    if place.exists():
+        return load_fitted(place)
     hyper = hypers(entry.contestant, data.spec.shape, entry.number, entry.seed)
     training = plan(entry.problem, entry.form, len(data.train))
     fitted = fit(entry.contestant, hyper, data, training, seed=1000 * entry.seed + entry.number)
-    model = fitted.model()
-    assert data.test is not None
-    tested, validated = (scores(model, data.encoding, rows).numpy() for rows in (data.test, data.validate))
-    folder = scores_folder(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / f"{entry.key}.npz", test=tested, validate=validated, truth=data.test.anomaly)
-    changed = {k: v for k, v in hyper.items() if k != "strides"}
-    return {"scores": tested, "judge": judge(model, data.encoding), "epochs_run": len(fitted.history), "hyper": changed}
+    save_fitted(fitted, place)
+    return fitted
 
 
 def peer(entry: Entry, data: Splits) -> dict[str, Any]:
     """A peer with its defaults, on the same scaled rows; PyOD's own scaling on top is switched off."""
     assert data.test is not None
     train, test = (data.encoding(rows.x).flatten(1).numpy() for rows in (data.train, data.test))
+    if entry.contestant == "kNN":
+        from sklearn.neighbors import NearestNeighbors
+
+        return {"scores": NearestNeighbors(n_neighbors=5).fit(train).kneighbors(test)[0].mean(1)}
     if entry.contestant == "IsolationForest":
         from sklearn.ensemble import IsolationForest
 

@@ -11,7 +11,7 @@ M rows of the judge, N candidates.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from raeflow import heads
-from raeflow.calibration import Moments, combine, log_moments
+from raeflow.calibration import combine, log_moments
 from raeflow.selection import FAILURES, RowJudge, ValidationLoss
 from raeflow.selection import Judge as Judge
 from raeflow.training import Fitted
@@ -61,18 +61,23 @@ def elected(candidates: Sequence[Fitted], judge: Judge) -> Committee:
     """The committee that the judge prefers; `candidates` come best first."""
     if not isinstance(judge, RowJudge) or isinstance(judge, ValidationLoss) or len(candidates) == 1:
         return Committee((0,), math.nan, math.nan, 1.0)
-    votes: dict[int, tuple[Tensor, Moments]] = {}
+    votes: dict[int, Tensor] = {}
     costs: dict[int, float] = {}
     for place, fitted in enumerate(candidates):
         try:
-            own = scores(fitted, judge.x)
-            votes[place] = own, log_moments(judge.normal(own))
+            votes[place] = heads.scored(fitted.model(), fitted.scorer(), judge.x)
             costs[place] = flops(fitted, judge.x)
         except FAILURES:
             continue  # it has no vote
+    return elect(votes, costs, judge)
+
+
+def elect(votes: Mapping[int, Tensor], costs: Mapping[int, float], judge: RowJudge) -> Committee:
+    """The same of the candidates' scores (M,) of the judge's rows and their operations a row, both by their places."""
+    known = {place: (own, log_moments(judge.normal(own))) for place, own in votes.items()}
 
     def value(members: list[int]) -> float:
-        heard = [votes[m] for m in members]
+        heard = [known[m] for m in members]
         return judge.value(combine([s for s, _ in heard], [m for _, m in heard]))
 
     first = min(votes)
@@ -88,12 +93,6 @@ def elected(candidates: Sequence[Fitted], judge: Judge) -> Committee:
         members.append(-new)
         best = found
     return Committee(tuple(members), best, alone, sum(costs[m] for m in members) / max(costs[first], 1.0))
-
-
-def scores(fitted: Fitted, x: Tensor) -> Tensor:
-    """(M,) scores of scaled rows (M, *shape) by a trained model under its head."""
-    head = fitted.scorer()
-    return heads.apply(head, heads.collect(fitted.model(), x, [head]))
 
 
 def flops(fitted: Fitted, x: Tensor) -> float:

@@ -22,7 +22,8 @@ STUDY = Study(
         {source},
         columns={columns}{label}
         # {hint}
-        # Data(normal=[("column", "==", value)]) keeps known anomalies out of training.
+        # Data(normal=[("column", "==", value)]) keeps known anomalies out of training; where none are known,
+        # Data(contamination="auto") sets suspicious rows aside first.
     ),
     variants=("autoencoder", "vae", "wgan_gp"),
     search=Search(trials=24, epochs=20),

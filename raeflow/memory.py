@@ -58,6 +58,7 @@ def fit(
     columns: str | Sequence[str] | None = None,
     label: str | None = None,
     normal: Any = None,
+    contamination: float | Literal["auto"] | None = None,
     scaling: str = "auto",
     roles: dict[str, str] | None = None,
     min_frequency: float = Data.min_frequency,
@@ -88,6 +89,8 @@ def fit(
         columns: as in `Data`, the columns that are the row; None takes all that can be.
         label: as in `Data`, a column that is left out of the row.
         normal: as in `Data`, which rows to learn from: a filter such as `[("label", "==", 0)]`.
+        contamination: as in `Data`, for rows that nobody has cleaned: the share of anomalies among them, or "auto"; suspicious
+            rows are set aside before training.
         scaling: as in `Data`; so are `roles` and `min_frequency`, which say what columns are.
         hyper: as in `Study`, hyperparameters held fixed, by variant.
         training: how each model is trained, in batches of no more rows than there are; None: early stopping, at least 50
@@ -109,7 +112,7 @@ def fit(
     table = frames.to_table(rows)
     data = Data(
         table, columns=columns, label=label, normal=normal, scaling=cast(Any, scaling), roles=roles, min_frequency=min_frequency,
-        fractions=SHARES,
+        fractions=SHARES, contamination=contamination,
     )  # fmt: skip
     study = Study(
         name="memory", data=data, variants=names, training=training or Training(), search=Search(trials=count),
@@ -123,6 +126,8 @@ def fit(
         study = with_classes(study, splits)
         check_shapes(study, splits)
         sizes = {name: len(getattr(splits, name)) for name in ("train", "validate", "calibrate")}
+        if splits.set_aside is not None:
+            tell(splits.set_aside.told())
         tell(f"rows of shape {splits.spec.shape}: {', '.join(f'{name} {size:,}' for name, size in sizes.items())}")
         search = _Search(study, splits, tell, None if minutes is None else time.perf_counter() + 60 * minutes)
         fitted = search.run() if count > 1 else [search.published()]
@@ -212,7 +217,8 @@ class _Search:
                 self.say(self._line(trials))
                 best = selection.best(trials, min(self._asked, len(kept)))
                 kept = {t.number: kept[t.number] for t in best}
-        found = [kept[t.number] for t in selection.best(trials, min(self._asked, len(kept)) if study.committee == "auto" else self._asked)]
+        most = max(1, min(self._asked, len(kept))) if study.committee == "auto" else self._asked
+        found = [kept[t.number] for t in selection.best(trials, most)]
         if study.committee != "auto":
             return found
         chosen = committees.elected(found, judge)

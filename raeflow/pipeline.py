@@ -118,6 +118,7 @@ class Session:
         if self.splits.skipped is not None:
             skipped = self.splits.skipped
             self.say(f"skipped {skipped.rows:,} of {skipped.of:,} rows: {skipped.first}")
+        self._tell_set_aside()
         spec = self.splits.spec
         what = f"{len(spec.columns)} columns, {spec.shape[0]} values for the model" if spec.held else f"shape {spec.shape}"
         self.say(f"{study.name}: rows of {what}: {listed}")
@@ -144,6 +145,20 @@ class Session:
                 )
         text = json.dumps({"identity": mine, "study": to_json(self.study)}, indent=1)
         write_text(path, without_passwords(text))
+
+    def _tell_set_aside(self) -> None:
+        """What cleaning took out of the splits: said, tracked, and kept in the study's folder to be looked at."""
+        from raeflow.data import aside
+
+        found = self.splits.set_aside
+        if found is None:
+            return
+        place = self.folder / aside.NAME
+        if not place.exists():  # the folder holds this study alone, and the same rows give the same verdict
+            aside.write(found, place)
+        self.say(f"{found.told()}; look at them in {place}")
+        numbers = {f"{name}_rows": float(count) for name, count in found.counts().items()}
+        self.tracker.step("set aside", {"contamination": found.contamination, "rows": str(place)}, numbers)
 
     def say_columns(self) -> None:
         """One line for the columns of a table that tell the model nothing; `raeflow data show` tells of each."""
@@ -293,6 +308,8 @@ class Session:
             f"calibrated on {t.count:,} losses: threshold {t.value:.6g} ({t.method}); on normal rows expect "
             f"{t.alert_rate:.2%} alerts ({t.alert_low:.2%} to {t.alert_high:.2%} with 95 % confidence)"
         )
+        if t.set_aside is not None:
+            self.say(f"{t.set_aside:,} calibrate rows were set aside; the rate counts them, from all in doubt being anomalies to none")
         self._warn_of_repeats(t)
         values = {k: float(v) for k, v in t.to_json().items() if isinstance(v, (int, float))}
         self.tracker.step("calibrate", to_json(self.study.calibration), values)
@@ -307,7 +324,7 @@ class Session:
             f"warning: calibrate rows: {rows:,}, of which {t.distinct:,} differ; equal rows fall in one split together, "
             "so the interval counts different rows"
         )
-        if t.method == "quantile" and t.per == "row" and t.alert_rate > 1 - t.quantile + 1e-9:
+        if t.method == "quantile" and t.per == "row" and t.set_aside is None and t.alert_rate > 1 - t.quantile + 1e-9:
             self.say(f"warning: so few different rows cannot keep the quantile {t.quantile:g}: the threshold is their highest score")
 
     def register(self, detector: Detector) -> str:

@@ -53,6 +53,7 @@ class Classifier(nn.Module):
         if classes < 2:
             raise RaeflowError(f"classes={classes}: a classifier tells at least two classes apart")
         self.coder = copy.deepcopy(model).requires_grad_(True)
+        _layers.frozen(self.coder)
         row = torch.zeros(1, *shape, device=device_of(model))
         self.classes, self.shape = classes, tuple(shape)
         with torch.enable_grad():

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, cast
 
 from raeflow.errors import RaeflowError
 
@@ -166,6 +166,10 @@ class Data:
     """Rows that cannot be used (infinity, a null list, lists of another length, an image that cannot be decoded): refuse
     the data for the first of them, or skip them in every split, as long as they are at most a tenth of all rows."""
 
+    contamination: float | Literal["auto"] | None = None
+    """Believed share of anomalies among rows that nobody has cleaned, above 0 and below 0.5, or auto where it is not known:
+    suspicious rows are set aside before anything is trained (see `raeflow.data.cleaning`). None: all rows count as normal."""
+
     def __post_init__(self) -> None:
         put = object.__setattr__
         put(self, "source", _source("Data", "source", self.source, optional=False))
@@ -195,6 +199,20 @@ class Data:
         if not 0 <= self.min_frequency < 0.5:
             _refuse(f"Data(min_frequency={self.min_frequency!r}): min_frequency is a share of the train rows, from 0 to below 0.5")
         _positive("Data", memory=self.memory)
+        self._check_contamination()
+
+    def _check_contamination(self) -> None:
+        share: object = self.contamination
+        if share is None:
+            return
+        number = isinstance(share, (int, float)) and not isinstance(share, bool)
+        if share != "auto" and not (number and 0 < float(cast(float, share)) < 0.5):
+            _refuse(f"Data(contamination={share!r}): contamination is 'auto' or the share of anomalies, above 0 and below 0.5")
+        if self.normal is not None:
+            _refuse(
+                f"Data(contamination={share!r}, normal={self.normal!r}): give one of the two, for where normal says which rows are "
+                "normal there is nothing to clean"
+            )
 
     @property
     def roles_of(self) -> dict[str, str]:

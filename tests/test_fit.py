@@ -229,6 +229,7 @@ def test_a_search_tries_what_a_study_would_try_and_keeps_the_best(tmp_path):
     assert detector.members[0].variant == best[2]
     study = Study(name="same", data=Data(x), variants=variants, search=Search(trials=4), home=str(tmp_path))
     record = Record(study, load(Data(x, fractions=SHARES)))
+    record.lag = 2
     asked = [record.ask() for _ in range(2)]
     assert [t[2] for t in trials[:2]] == [variant for _, variant, _ in asked] == list(variants)
     first = raeflow.fit(x, training=SHORT)

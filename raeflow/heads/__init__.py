@@ -132,9 +132,22 @@ def apply(head: Head, seen: Outputs) -> Tensor:
     return torch.cat([head(part).float() for part in parts])
 
 
+@torch.no_grad()
+def scored(model: Variant, head: Head, x: Tensor) -> Tensor:
+    """(N,) scores of scaled rows (N, *shape) by a model under its head, on the model's device."""
+    model.eval()
+    device = device_of(model)
+    size = score_batch(tuple(x.shape[1:]), device, max(model.width, head.width))
+    head = head.to(device).eval()
+    return torch.cat([head(outputs(model, part.to(device), head.needs)).float() for part in torch.split(x, size)])
+
+
 def _slice(seen: Outputs, rows: slice) -> Outputs:
     parts: dict[str, Any] = {f.name: None if (own := getattr(seen, f.name)) is None else own[rows] for f in dataclasses.fields(Outputs)}
     return Outputs(**parts)
 
 
-__all__ = ["ERROR", "Head", "Outputs", "able", "apply", "build", "candidates", "collect", "described", "get", "names", "outputs", "title"]
+__all__ = [
+    "ERROR", "Head", "Outputs", "able", "apply", "build", "candidates", "collect", "described", "get", "names", "outputs", "scored",
+    "title",
+]  # fmt: skip

@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from raeflow import metrics
+from raeflow import heads, metrics
 from raeflow.data.scaling import scaled_rows
 from raeflow.detector import Detector
 from raeflow.stored import load_fitted
-from raeflow.training import scores
 
 if TYPE_CHECKING:
     from raeflow.data.rows import Rows, Splits
     from raeflow.selection import Trial
 
+BLOCK = 1 << 14
+"""Test rows that are scaled at a time."""
 FOREST_ROWS = 200_000
 """Train rows that the forest is given of a stream; each of its trees draws 256 of them."""
 NEIGHBOURS = 5
@@ -120,11 +122,14 @@ def neighbour_scores(splits: Splits, rows: Rows, seed: int = 0) -> Floats:
 
 
 def judge_trial(trial: Trial, splits: Splits) -> dict[str, float]:
-    """AUROC and average precision of a trial's own weights on the test split; empty without truth or weights."""
+    """AUROC and average precision of a trial's own weights under its head on the test split; empty without truth or weights."""
     flags = truth(splits)
     if flags is None or splits.test is None or trial.folder is None:
         return {}
-    strange = scores(load_fitted(trial.folder).model(), splits.encoding, splits.test).cpu().numpy()
+    fitted = load_fitted(trial.folder)
+    parts = torch.split(splits.test.x, BLOCK)
+    model, head = fitted.model(), fitted.scorer()
+    strange = torch.cat([heads.scored(model, head, scaled_rows(splits.encoding, part)) for part in parts]).numpy()
     # Where the arithmetic overflows a row is as strange as can be, as a detector has it.
     return ranked(flags, np.nan_to_num(strange, nan=np.inf, posinf=np.inf, neginf=-np.inf))
 

@@ -16,8 +16,9 @@ import torch
 
 from raeflow import checkpoint
 from raeflow.commands import finding, program
+from raeflow.data import aside
 from raeflow.report import examples, judge, markup, plots
-from raeflow.report.terminal import chosen_text, hyper_text, leaders, number, value_text, varied
+from raeflow.report.terminal import chosen_text, hyper_text, leaders, member_text, number, value_text, varied
 from raeflow.stored import load_fitted
 from raeflow.study import without_passwords
 
@@ -143,6 +144,8 @@ def _data(study: Study, splits: Splits) -> str:
         ("scaling", str(splits.encoding.mode)),
     ]
     facts += [(name, str(value)) for name, value in (("normal rows", _condition(data.normal)), ("label", data.label)) if value]
+    if splits.set_aside is not None:
+        facts.append(("cleaning", f"{splits.set_aside.told()}; they are in {study.folder / aside.NAME}"))
     facts.append(("fingerprint", splits.fingerprint or "-"))
     table = markup.grid(["split", "rows", "anomalies known", "used for"], rows, numbers=(1, 2))
     told = markup.folded("What each column is", markup.grid(["column", "what it is"], splits.told())) if spec.held else ""
@@ -165,7 +168,7 @@ def _choice(detector: Detector) -> str:
     members = []
     for place, member in enumerate(detector.members, 1):
         values = [(k, value_text(v)) for k, v in member.hyper.items()]
-        members.append(markup.folded(f"{place}. {member.variant}: all hyperparameters", markup.pairs(values)))
+        members.append(markup.folded(f"{place}. {member_text(member)}: all hyperparameters", markup.pairs(values)))
     how = {
         "mean_std": f"mean + {t.k:g} std",
         "median_mad": f"median + {t.k:g} MAD",
@@ -179,6 +182,9 @@ def _choice(detector: Detector) -> str:
         ("alerts on normal rows", f"{t.alert_rate:.2%} expected, {t.alert_low:.2%} to {t.alert_high:.2%} with 95 % confidence"),
         ("detector", detector.id),
     ]
+    if t.set_aside is not None:
+        told = f"{t.set_aside:,} calibrate rows were set aside; the rate above counts them, from all in doubt being anomalies to none"
+        facts.insert(4, ("with unclean rows", told))
     return markup.section("Detector and threshold", markup.pairs(facts), *members)
 
 
@@ -232,6 +238,7 @@ def _trials(trials: Sequence[Trial], splits: Splits) -> str:
     tests = ["test AUROC", "test AP"] if judged else []
     heads = ["variant", "hyperparameters", "selection score", "validation loss", *tests, "epochs", "seconds"]
     parts = [markup.grid(heads, best, "The best trial of each variant, with its own weights.", numbers=range(2, len(heads)))]
+    parts += _by_head(firsts)
     if firsts:
         hollow = " Hollow marks were stopped early." if any(t.status == "pruned" for t in trials) else ""
         told = f"Selection score of {len(trials)} trials, higher is better.{hollow}"
@@ -257,6 +264,16 @@ def _trials(trials: Sequence[Trial], splits: Splits) -> str:
     heads = ["trial", "variant", "hyperparameters", "selection score", "validation loss", "epochs", "seconds", "status"]
     every = markup.grid(heads, rows, "Best first.", numbers=(0, 3, 4, 5, 6))
     return markup.section("Trials", *parts, markup.folded(f"All {len(trials):,} trials", every))
+
+
+def _by_head(firsts: Sequence[Trial]) -> list[str]:
+    """What the judge said of every head, for the best trial of each variant."""
+    titles = list(dict.fromkeys(title for trial in firsts for title in trial.heads))
+    if not titles:
+        return []
+    rows = [[t.variant, *(number(t.heads.get(title), 4) for title in titles)] for t in firsts if t.heads]
+    told = "Selection score of the same models under every head: what becomes of code and residual as a score."
+    return [markup.grid(["variant", *titles], rows, told, numbers=range(1, len(titles) + 1))]
 
 
 def _described(trial: Trial, trials: Sequence[Trial]) -> list[str]:
@@ -329,4 +346,5 @@ def _named(detector: Detector) -> str:
     if len(names) > 1:
         return f"a committee of {len(names)} models"
     latent = detector.members[0].hyper.get("latent")
-    return f"the {names[0]}" + (f" with {latent} latent numbers" if isinstance(latent, int) and not math.isnan(latent) else "")
+    numbers = f" with {latent} latent numbers" if isinstance(latent, int) and not math.isnan(latent) else ""
+    return f"the {member_text(detector.members[0])}{numbers}"

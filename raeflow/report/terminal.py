@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raeflow import variants
+from raeflow.heads import title
 from raeflow.report.judge import judge_trial
 
 if TYPE_CHECKING:
     from raeflow.data.rows import Splits
-    from raeflow.detector import Detector
+    from raeflow.detector import Detector, Member
     from raeflow.selection import Trial
 
 HEADS = ("selection", "val. loss", "test AUROC", "test AP", "epochs", "seconds")
@@ -69,18 +70,24 @@ def varied(trial: Trial, trials: Sequence[Trial]) -> list[str]:
 
 
 def hyper_text(trial: Trial, trials: Sequence[Trial]) -> str:
-    """`latent 8, lr 0.001`: what the search varied, or the first few where there are many."""
+    """`memory of row+residual, latent 8, lr 0.001`: the head, if it is not `error`, and what the search varied, or the first few."""
     names = varied(trial, trials)
-    return ", ".join([f"{k} {value_text(trial.hyper[k])}" for k in names[:MOST_HYPER]] + (["..."] if len(names) > MOST_HYPER else []))
+    told = [f"{k} {value_text(trial.hyper[k])}" for k in names[:MOST_HYPER]] + (["..."] if len(names) > MOST_HYPER else [])
+    return ", ".join(([title(trial.head)] if trial.head else []) + told)
 
 
 def chosen_text(detector: Detector) -> str:
     """The models of a detector, in words."""
-    names = [m.variant for m in detector.members]
+    names = [member_text(m) for m in detector.members]
     if len(names) == 1:
         return f"{names[0]}, calibrated"
     counted = ", ".join(f"{names.count(n)} {n}" for n in dict.fromkeys(names))
     return f"committee of {len(names)}: {counted}"
+
+
+def member_text(member: Member) -> str:
+    """`vae under memory of row+residual`; `vae` under its own score."""
+    return f"{member.variant} under {title(member.head)}" if member.head else member.variant
 
 
 def value_text(value: Any) -> str:
