@@ -22,7 +22,7 @@ from raeflow.devices import device_of, score_batch
 from raeflow.errors import RaeflowError
 from raeflow.heads._contract import Head, Outputs
 from raeflow.study import head_names as names
-from raeflow.variants._contract import HasCritic, Latent, Mapped, Variant
+from raeflow.variants._contract import HasCritic, Latent, Mapped, OneShot, Variant
 
 ERROR = "error"
 """The head that leaves a variant's own score as it is."""
@@ -77,9 +77,12 @@ def able(model: Variant) -> frozenset[str]:
 def candidates(model: Variant, shape: tuple[int, ...], asked: Sequence[str] | None = None) -> list[Head]:
     """Every head in every setting that this model can take, `error` first; `asked` names some alone.
 
-    Raises RaeflowError where the model can take none of those asked for.
+    A model that is no network keeps its own score, whatever is asked. Raises RaeflowError where another can take none of those
+    asked for.
     """
     can = able(model)
+    if isinstance(model, OneShot):
+        asked = [ERROR]
     listed = [ERROR, *(n for n in names() if n != ERROR)] if asked is None else list(asked)
     found = [head for name in listed for hyper in get(name).candidates(shape) if (head := _made(name, hyper)).needs <= can]
     if not found:
