@@ -113,13 +113,14 @@ def fit(
     names = (variants,) if isinstance(variants, str) else tuple(variants)
     searched = trials is not None or minutes is not None
     known = max(len(names), 1 if committee == "auto" else committee) if minutes is None else ENDLESS
+    count = known if trials is None else trials
     table = frames.to_table(rows)
     data = Data(
         table, columns=columns, label=label, normal=normal, scaling=cast(Any, scaling), roles=roles, min_frequency=min_frequency,
         fractions=SHARES, contamination=contamination,
     )  # fmt: skip
     study = Study(
-        name="memory", data=data, variants=names, training=training or Training(), search=Search(trials=trials or known),
+        name="memory", data=data, variants=names, training=training or Training(), search=Search(trials=count),
         calibration=calibration or Calibration(), hyper=hyper or {}, heads=heads, committee=committee, seed=seed,
     )  # fmt: skip
     resolve_device(study.training.device)
@@ -222,7 +223,7 @@ class _Search:
                 state = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}[trial.status]
                 record.tell(asked, trial.value if trial.status == "complete" else None, optuna.trial.TrialState[state])
                 self.say(self._line(trials))
-                kept = {t.number: kept[t.number] for t in self._able(trials, len(kept))}
+                kept = {t.number: kept[t.number] for t in self._able(trials, len(kept))} if kept else {}
         if study.committee != "auto":
             return [kept[t.number] for t in selection.best(trials, study.committee)]
         found = [kept[t.number] for t in self._able(trials, len(kept))]
