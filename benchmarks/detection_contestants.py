@@ -160,7 +160,7 @@ def chosen(found: Sequence[Candidate], judge: selection.RowJudge, measure: Measu
     trials = [max((c for c in found if c.entry == e), key=lambda c: c.value) for e in dict.fromkeys(c.entry for c in found)]
     ranked = sorted(trials, key=lambda c: -c.value)
     said = {"chosen": measure(ranked[0].test.numpy())}
-    by_trial = {number: c for number, c in enumerate(ranked)}
+    by_trial = dict(enumerate(ranked))
     asked = committees.candidates([Trial(n, c.entry.contestant, {}, c.value, 0.0, 1, 0.0, "complete") for n, c in by_trial.items()])
     members = [by_trial[t.number] for t in asked]
     told = committees.elect({i: m.judged for i, m in enumerate(members)}, {i: m.cost for i, m in enumerate(members)}, judge)

@@ -91,9 +91,8 @@ def unclean(name: str, seed: int, most: int, contamination: Any) -> Splits:
     """All rows of a table, anomalies among them, divided by chance; `contamination` as in `Data`."""
     rows = pq.read_table(table(name), columns=["features", "label"])
     order = np.random.default_rng(seed).permutation(len(rows))[:most]
-    words = np.repeat(
-        ["train", "validate", "calibrate", "test"], np.diff([0, *(np.cumsum(selection_pool.FRACTIONS) * len(order)).round()]).astype(int)
-    )
+    ends = (np.cumsum(selection_pool.FRACTIONS) * len(order)).round().astype(int)
+    words = np.repeat(SPLITS, np.diff([0, *ends]))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.parquet"
         pq.write_table(rows.take(order).append_column("split", pa.array(words)), path)
