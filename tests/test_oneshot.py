@@ -200,12 +200,9 @@ def test_unfitted_it_says_so(name: str) -> None:
         variants.build(name, (3,), {}).score(torch.zeros(2, 3))
 
 
-def test_quantiles_are_refused_beyond_tables() -> None:
-    with pytest.raises(RaeflowError, match=r"transform='quantile' is for tables alone, these rows are \(1, 9\)"):
-        variants.build("knn", (1, 9), {"transform": "quantile"})
-    for wrong in ({"k": 0}, {"k": 9, "bank": 8}, {"k": 2.5}, {"transform": "rank"}):
-        with pytest.raises(RaeflowError, match="knn: "):
-            variants.build("knn", (9,), wrong)
+def test_ranks_are_the_other_variants() -> None:
+    with pytest.raises(RaeflowError, match="transform='none'"):
+        variants.build("rank_knn", (9,), {"transform": "none"})
 
 
 def test_the_device_of_a_model_without_parameters() -> None:

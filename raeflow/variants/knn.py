@@ -35,7 +35,7 @@ class Hyper:
     bank: int = 8192
     """Train rows that are kept, or all where there are fewer; scoring time grows with it."""
     transform: str = "none"
-    """none: distances of scaled rows; quantile, tables alone: each feature is first made a standard normal by its quantiles in train."""
+    """none: distances of scaled rows; quantile: each value of a row is first made a standard normal by its quantiles in train."""
 
     def __post_init__(self) -> None:
         whole("knn", "k", self.k, 1)
@@ -70,8 +70,6 @@ class Model(Fitted):
 
     def __init__(self, shape: Shape, hyper: Hyper) -> None:
         super().__init__("rows", "bank", "lengths", "quantiles", "levels")
-        if hyper.transform == "quantile" and len(shape) != 1:
-            raise RaeflowError(f"knn: transform='quantile' is for tables alone, these rows are {shape}")
         self.hyper, self.shape = hyper, shape
 
     def fit_rows(self, x: Tensor, seed: int) -> None:  # noqa: ARG002 - rows come in an order of chance

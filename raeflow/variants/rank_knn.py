@@ -1,4 +1,4 @@
-"""Mean distance to the nearest train rows after each feature became a standard normal by its ranks, no network; tables alone.
+"""Mean distance to the nearest train rows after each feature became a standard normal by its ranks, no network.
 
 The same neighbours as in `knn`, of other distances: units and long tails play no part, and a value counts by how few rows lie
 beyond it. It errs elsewhere than `knn` does, and a committee of both is better than either. Ranks made normal: van der Waerden
