@@ -16,7 +16,8 @@ from raeflow.cluster.train import reserved
 from raeflow.cluster.trial import RUNGS
 from raeflow.data.rows import Raw, Rows, Splits
 from raeflow.devices import threads
-from raeflow.selection import FAILURES, judge
+from raeflow.heads import ERROR
+from raeflow.selection import FAILURES, headed, judge
 from raeflow.study import Study
 from raeflow.training import Run, step_count, validation
 from raeflow.variants._contract import OneShot
@@ -42,12 +43,14 @@ class Cost:
     """One call of the judge; 0 where it was not timed."""
     once: float | None = None
     """Fitting a model that is no network, whose one epoch this is; None of a network."""
+    heads: float = 0.0
+    """Fitting and judging all heads."""
 
     def trial(self, steps: int, rows: int, epochs: int) -> float:
         """A trial of so many epochs of so many steps and validation rows, judged at its rungs and its end."""
         if self.once is not None:
             return self.once + rows * self.row + self.judgement
-        return epochs * (steps * self.step + rows * self.row) + (len(RUNGS) + 1) * self.judgement
+        return epochs * (steps * self.step + rows * self.row) + (len(RUNGS) + 1) * self.judgement + self.heads
 
 
 def expectation(study: Study, splits: Splits, trials: int, clock: Clock = time.perf_counter) -> str:
@@ -90,7 +93,8 @@ def timed(study: Study, splits: Splits, clock: Clock = time.perf_counter) -> lis
                 whole = isinstance(variants.build(variant, shape, hyper), OneShot)  # fitted to all rows at once: few tell nothing
                 seen = dataclasses.replace(few, train=splits.train, sampled=splits.sampled) if whole else few
                 run = Run(variant, hyper, seen, training, study.seed, alone=True)
-                costs.append(_cost(study, run, SECONDS / len(study.variants), most, clock))
+                cost = _cost(study, run, SECONDS / len(study.variants), most, clock)
+                costs.append(dataclasses.replace(cost, heads=_heads(study, run, splits, clock)))
             except FAILURES:
                 continue  # the search itself says what is wrong
     return costs
@@ -150,6 +154,17 @@ def _validated(run: Run, clock: Clock) -> float:
     begun = clock()
     float(validation(run.model, run.encoding, run.validate).sum())
     return (clock() - begun) / len(run.validate)
+
+
+def _heads(study: Study, run: Run, splits: Splits, clock: Clock) -> float:
+    """Seconds of fitting and judging all heads, once a trial."""
+    if study.search.selection not in ("synthetic", "labels") or study.head_names == (ERROR,):
+        return 0.0
+    judged = judge(study.search.selection, run.splits, study.seed)
+    seen = dataclasses.replace(run.splits, train=splits.train, sampled=splits.sampled)
+    begun = clock()
+    headed(run.fitted(), run.model, seen, judged, study.head_names)
+    return clock() - begun
 
 
 def _judgement(study: Study, run: Run, clock: Clock) -> float:
