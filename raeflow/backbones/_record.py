@@ -63,7 +63,7 @@ class Layers:
     def __post_init__(self) -> None:
         self.at_least(1, "width", "channels")
         self.at_least(0, "latent", "depth")
-        self.one_of("backbone", ("auto", "mlp", "conv", "recurrent"))
+        self.one_of("backbone", ("auto", "mlp", "conv", "recurrent", "tcn"))
         self.one_of("activation", tuple(ACTIVATIONS))
         self.one_of("pooling", ("none", "max", "max_same"))
         self.one_of("upsampling", ("transposed", "nearest"))
