@@ -15,9 +15,11 @@ arXiv:1512.03385), and give the code fewer steps. Dilations start again at 1 aft
 map are already further apart. The decoder has transposed convolutions for the encoder's, block by block; any length is
 rebuilt exactly.
 
-    signals of 500, 7 steps seen by the first block, 31 by the second    Layers(backbone="tcn", layers=(32, 32), kernels=(3, 5))
-    signals of 500 to 16 x 125                                           Layers(backbone="tcn", layers=(32, 32, 16),
-                                                                                kernels=(7, 3, 3), strides=(4, 1, 1), latent=0)
+Some networks, of signals of 500 samples:
+
+    8 blocks of 25 channels, kernel 7 (the authors', for pixels)    Layers(backbone="tcn", channels=25, depth=8, kernels=(7,) * 8)
+    to 48 x 125 by a stride of 4, dilations 1, 1, 2               Layers(backbone="tcn", layers=(48, 48, 48), kernels=(9, 3, 3),
+                                                                         strides=(4, 1, 1), latent=0)
 
 Shapes: B rows, C channels of a row, L its samples.
 """
@@ -74,6 +76,9 @@ def backbone(shape: tuple[int, ...], layers: Layers) -> Backbone:
 
 class _Block(nn.Module):
     """Two convolutions beside a shortcut, (B, C, L) -> (B, C', L'); unless `bent`, what comes out is linear in the sum's parts."""
+
+    branch: nn.Module
+    shortcut: nn.Module
 
     def __init__(self, convolutions: tuple[nn.Module, nn.Module, nn.Module | None], kind: str, bent: bool) -> None:
         super().__init__()
