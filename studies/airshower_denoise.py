@@ -23,7 +23,9 @@ denoiser adds is the pulse's form and spectrum. Read as a height within 2 %, har
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raeflow import Data, Search, Study, Training
@@ -61,90 +63,137 @@ TRACES = 1000
 """Of each noise and ratio, all with a shower, none of which a model has seen."""
 SEED = 1
 """The named sets are drawn with seed 0."""
-ROWS = 6_000
-"""Traces drawn to train on, of each noise of which the source made its own set; realistic ones are the named set's."""
-DRAWN = (1.5, 10.0)
-"""Their ratios: the named sets' go to 20, and squared errors of such pulses leave little weight to faint ones."""
-OTHERS = Training(epochs=10, batch_size=64, patience=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A network and what it is trained on."""
+
+    network: dict[str, Any]
+    rows: int
+    """Traces drawn to train on."""
+    ratios: tuple[float, float]
+    """Their signal-to-noise ratios, log-uniform."""
+    showers: float
+    """Share of them that hold a shower."""
+    own_units: bool
+    """Whether each trace, and its clean one, is divided by the RMS of the noisy one; else all by the same number."""
+    training: Training
+    seed: int
+
+
+SOURCES = Recipe(
+    network=NETWORK, rows=6_000, ratios=(1.5, 10.0), showers=0.9, own_units=False,
+    training=Training(epochs=10, batch_size=64, patience=None), seed=SEED + 2,
+)  # fmt: skip
+"""For uniform and cosine noise, of which the source made its own sets too; under realistic noise the study's own training
+takes the named set. The named sets' ratios go to 20, and squared errors of such pulses leave little weight to faint ones."""
+RESIDUAL = Recipe(
+    network={
+        "corruption": "target", "backbone": "tcn", "layers": (48, 48, 48), "kernels": (9, 3, 3), "strides": (4, 1, 1), "latent": 0,
+        "output": "identity", "loss": "mse", "lr": 2e-3,
+    },
+    rows=32_000, ratios=(1.5, 6.0), showers=0.95, own_units=True, training=Training(epochs=2, batch_size=64, patience=None), seed=SEED + 3,
+)  # fmt: skip
+"""Residual blocks of dilated convolutions, for every noise, on ratios about the threshold."""
+BOTH = {"pooled": SOURCES, "residual": RESIDUAL}
+"""The networks by the names they have in what is printed."""
 
 
 def conclude(outcome: Outcome) -> str:
-    """Accuracy of the recovered peaks under each noise, over the signal-to-noise ratio."""
+    """Accuracy of the recovered peaks of both networks under each noise, over the signal-to-noise ratio."""
     from raeflow.data.sets.airshower import NOISES, simulate
     from raeflow.metrics import peak_accuracy
 
-    places: dict[str, list[float]] = {}
-    heights: dict[str, list[float]] = {}
-    raw: dict[str, list[float]] = {}
-    known: dict[str, list[float]] = {}
+    found: dict[tuple[str, str], list[float]] = {}
+    """By noise and who finds: shares of RATIOS."""
     drawn: list[Path] = []
+    costs: list[str] = []
     for noise in NOISES:
-        denoise = outcome.detector.reconstruct if noise == "realistic" else trained(noise, outcome)
-        for kept in (places, heights, raw, known):
-            kept[noise] = []
+        denoisers: dict[str, Denoise] = {}
+        for name, recipe in BOTH.items():
+            if recipe is SOURCES and noise == "realistic":
+                denoisers[name] = outcome.detector.reconstruct
+                continue
+            start = time.process_time()
+            denoisers[name] = trained(recipe, noise, outcome.study.seed)
+            costs.append(f"{noise}, {name} network: {time.process_time() - start:.0f} s of processor time to draw and train")
         for ratio in RATIOS:
             test = simulate(TRACES, noise, ratio, seed=SEED, showers=1.0)
-            recovered = denoise(test.noisy[:, None])[:, 0]
-            places[noise].append(peak_accuracy(recovered, test.clean))
-            heights[noise].append(peak_accuracy(recovered, test.clean, by="amplitude"))
-            raw[noise].append(peak_accuracy(test.noisy, test.clean))
-            known[noise].append(matched(noise, test))
-            if ratio == JUDGED:
-                drawn += pictures(outcome, noise, test, recovered)
-    drawn.append(outcome.picture("accuracy", curve(places)))
+            for name, denoise in denoisers.items():
+                recovered = denoise(test.noisy[:, None])[:, 0]
+                found.setdefault((noise, name), []).append(peak_accuracy(recovered, test.clean))
+                found.setdefault((noise, f"{name}, height"), []).append(peak_accuracy(recovered, test.clean, by="amplitude"))
+                if ratio == JUDGED:
+                    drawn += pictures(outcome, f"{noise}_{name}", test, recovered)
+            found.setdefault((noise, "noisy trace"), []).append(peak_accuracy(test.noisy, test.clean))
+            found.setdefault((noise, "pulse known"), []).append(matched(noise, test))
+    drawn.append(outcome.picture("accuracy", curve({key: shares for key, shares in found.items() if key[1] in BOTH})))
     at = RATIOS.index(JUDGED)
+    shown = (*BOTH, "noisy trace", "pulse known", *(f"{name}, height" for name in BOTH))
     lines = [
-        f"share of {TRACES:,} traces with a shower whose recovered peak lies within 2 % of the window (10 samples), at SNR {JUDGED:g}",
-        f"{'':12}{'source':>8}{'here':>8}{'height within 2 %':>20}{'noisy trace':>14}{'pulse known':>14}",
-        *(
-            f"{n:12}{SOURCE[n]:>8.1%}{places[n][at]:>8.1%}{heights[n][at]:>20.1%}{raw[n][at]:>14.1%}{known[n][at]:>14.1%}"
-            for n in NOISES
-        ),
+        f"share of {TRACES:,} traces with a shower whose recovered peak lies within 2 % of the window (10 samples), at SNR {JUDGED:g};",
+        "heights: within 2 % of the true one",
+        f"{'':12}{'source':>18}" + "".join(f"{name:>18}" for name in shown),
+        *(f"{n:12}{SOURCE[n]:>18.1%}" + "".join(f"{found[n, name][at]:>18.1%}" for name in shown) for n in NOISES),
         "",
         f"{'by SNR (peak / RMS of the noise)':44}" + "".join(f"{ratio:>8g}" for ratio in RATIOS),
-    ]  # fmt: skip
-    for noise in NOISES:
-        for what, found in (("recovered", places), ("recovered, height", heights), ("noisy trace", raw), ("pulse known", known)):
-            lines.append(f"{noise + ', ' + what:44}" + "".join(f"{share:>8.1%}" for share in found[noise]))
-    lines += ["", *(f"picture   {place}" for place in drawn), "command   raeflow study airshower_denoise"]
+        *(f"{n + ', ' + name:44}" + "".join(f"{share:>8.1%}" for share in found[n, name]) for n in NOISES for name in shown),
+        "",
+        *costs,
+        "",
+        *(f"picture   {place}" for place in drawn),
+        "command   raeflow study airshower_denoise",
+    ]
     return "\n".join(lines)
 
 
-def trained(noise: str, outcome: Outcome) -> Denoise:
-    """The study's network trained under another noise, on traces drawn for it: noisy traces (N, 1, 500) to clean ones, in uV/m."""
+def trained(recipe: Recipe, noise: str, seed: int) -> Denoise:
+    """A network trained by its recipe under a noise: noisy traces (N, 1, 500) to clean ones, in uV/m."""
     import dataclasses
 
+    import numpy as np
     import torch
 
     from raeflow import variants
     from raeflow.training import fit
 
-    splits = drawn_for(noise)
-    hyper = variants.hyper("denoising", NETWORK, variants.get("denoising").published(splits.spec.shape))
-    model = fit("denoising", dataclasses.asdict(hyper), splits, OTHERS, outcome.study.seed).model()
+    splits = drawn_for(recipe, noise)
+    hyper = variants.hyper("denoising", recipe.network, variants.get("denoising").published(splits.spec.shape))
+    model = fit("denoising", dataclasses.asdict(hyper), splits, recipe.training, seed).model()
 
     def denoise(noisy: Traces) -> Traces:
-        x = torch.from_numpy(noisy)
+        level = units(noisy) if recipe.own_units else np.float32(1)
+        x = torch.from_numpy(noisy / level)
         with torch.inference_mode():
             rebuilt = torch.cat([model.reconstruct(splits.encoding(part)) for part in x.split(128)])
-        clean: Traces = splits.encoding.inverse(rebuilt, x).numpy()
+        clean: Traces = splits.encoding.inverse(rebuilt, x).numpy() * level
         return clean
 
     return denoise
 
 
-def drawn_for(noise: str) -> Splits:
-    """Pairs of noisy and clean traces to train and validate on, of the ratios `DRAWN`."""
+def units(noisy: Traces) -> Traces:
+    """(..., 1): RMS of each trace (..., 500)."""
+    import numpy as np
+
+    rms: Traces = np.sqrt(np.mean(np.square(noisy), axis=-1, keepdims=True))
+    return rms
+
+
+def drawn_for(recipe: Recipe, noise: str) -> Splits:
+    """Pairs of noisy and clean traces to train on, and a tenth as many (at most 600) to validate."""
     import torch
 
     from raeflow.data.rows import Rows, RowSpec, Splits
     from raeflow.data.scaling import fit_scaling
     from raeflow.data.sets.airshower import SAMPLES, simulate
 
-    pairs = simulate(ROWS + ROWS // 10, noise, DRAWN, seed=SEED + 2, showers=0.9)
-    x, target = (torch.from_numpy(v)[:, None] for v in (pairs.noisy, pairs.clean))
-    train, validate = (Rows(x[part], target[part]) for part in (slice(0, ROWS), slice(ROWS, None)))
-    scaling = fit_scaling("global", (1, SAMPLES), x.dtype, [train.x])
+    pairs = simulate(recipe.rows + min(600, recipe.rows // 10), noise, recipe.ratios, seed=recipe.seed, showers=recipe.showers)
+    level = units(pairs.noisy) if recipe.own_units else 1
+    x, target = (torch.from_numpy(v / level)[:, None] for v in (pairs.noisy, pairs.clean))
+    train, validate = (Rows(x[part], target[part]) for part in (slice(0, recipe.rows), slice(recipe.rows, None)))
+    scaling = fit_scaling("none" if recipe.own_units else "global", (1, SAMPLES), x.dtype, [train.x])
     return Splits(RowSpec(("noisy",), "list", (1, SAMPLES), "float32"), scaling, train, validate, None, None)
 
 
@@ -164,7 +213,7 @@ def matched(noise: str, test: AirShower) -> float:
     return float((np.minimum(late, SAMPLES - late) <= 0.02 * SAMPLES).mean())
 
 
-def pictures(outcome: Outcome, noise: str, test: AirShower, recovered: Traces) -> list[Path]:
+def pictures(outcome: Outcome, name: str, test: AirShower, recovered: Traces) -> list[Path]:
     """Some traces, and mean amplitude spectra of true, recovered and noisy ones."""
     import numpy as np
 
@@ -178,14 +227,15 @@ def pictures(outcome: Outcome, noise: str, test: AirShower, recovered: Traces) -
     lines = {"noisy": test.noisy[some], "true": test.clean[some], "recovered": recovered[some]}
     spectrum = spectra({"true": test.clean, "recovered": recovered, "noisy": test.noisy}, rate=RATE, unit="MHz")
     return [
-        outcome.picture(f"traces_{noise}", traces(lines, titles, ("time (us)", "field (uV/m)"), rate=RATE)),
-        outcome.picture(f"spectra_{noise}", spectrum),
+        outcome.picture(f"traces_{name}", traces(lines, titles, ("time (us)", "field (uV/m)"), rate=RATE)),
+        outcome.picture(f"spectra_{name}", spectrum),
     ]
 
 
-def curve(places: dict[str, list[float]]) -> Any:
-    """Accuracy over signal-to-noise ratio, the source's figures as dotted lines."""
+def curve(found: dict[tuple[str, str], list[float]]) -> Any:
+    """Accuracy of each network over signal-to-noise ratio, the source's figures as dotted lines."""
     from raeflow.report.curves import curves
 
-    levels = {f"source, {noise}": SOURCE[noise] for noise in places}
-    return curves(RATIOS, places, ("SNR: peak / RMS of the noise", "share of peaks within 2 % of the window"), levels)
+    levels = {f"source, {noise}": share for noise, share in SOURCE.items()}
+    lines = {f"{noise}, {name}": shares for (noise, name), shares in found.items()}
+    return curves(RATIOS, lines, ("SNR: peak / RMS of the noise", "share of peaks within 2 % of the window"), levels)
