@@ -90,10 +90,10 @@ SOURCES = Recipe(
 takes the named set. The named sets' ratios go to 20, and squared errors of such pulses leave little weight to faint ones."""
 RESIDUAL = Recipe(
     network={
-        "corruption": "target", "backbone": "tcn", "layers": (48, 48, 48), "kernels": (9, 3, 3), "strides": (4, 1, 1), "latent": 0,
-        "output": "identity", "loss": "mse", "lr": 2e-3,
+        "corruption": "target", "backbone": "tcn", "layers": (8, 32, 32, 32), "kernels": (3, 9, 5, 5), "strides": (1, 4, 2, 1),
+        "latent": 0, "output": "identity", "loss": "mse", "lr": 3e-3,
     },
-    rows=32_000, ratios=(1.5, 6.0), showers=0.95, own_units=True, training=Training(epochs=2, batch_size=64, patience=None), seed=SEED + 3,
+    rows=32_000, ratios=(1.0, 6.0), showers=0.95, own_units=True, training=Training(epochs=2, batch_size=64, patience=None), seed=SEED + 3,
 )  # fmt: skip
 """Residual blocks of dilated convolutions, for every noise, on ratios about the threshold."""
 BOTH = {"pooled": SOURCES, "residual": RESIDUAL}

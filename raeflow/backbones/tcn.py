@@ -60,15 +60,14 @@ def backbone(shape: tuple[int, ...], layers: Layers) -> Backbone:
     inmost = (stages[-1].outer, stages[-1].after) if stages else shape
 
     def encoder() -> nn.Sequential:
-        bent = [True] * (len(stages) - 1) + [layers.feature_activation]
-        blocks = [_Block(_convolutions(s), layers.activation, b) for s, b in zip(stages, bent, strict=True)]
+        last = len(stages) - 1
+        blocks = [_Block(_convolutions(s), layers.activation, i < last or layers.feature_activation) for i, s in enumerate(stages)]
         return nn.Sequential(*blocks, nn.Flatten())
 
     def decoder() -> nn.Sequential:
         # A code that is the last map itself (latent=0) brings its activation along.
         bend = [activation(layers.activation)] if stages and layers.feature_activation and layers.latent else []
-        bent = [True] * (len(stages) - 1) + [False]
-        blocks = [_Block(_transposed(s), layers.activation, b) for s, b in zip(reversed(stages), bent, strict=True)]
+        blocks = [_Block(_transposed(s), layers.activation, i > 0) for i, s in reversed(list(enumerate(stages)))]
         return nn.Sequential(nn.Unflatten(1, inmost), *bend, *blocks)
 
     return Backbone(math.prod(inmost), encoder, decoder)
