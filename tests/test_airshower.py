@@ -1,6 +1,7 @@
 """The air-shower simulator: what it promises of spectra, amplitudes, arrival times and seeds."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -190,3 +191,29 @@ def test_a_recipe_s_denoiser_gives_traces_in_the_units_that_it_was_given(name):
     assert recovered.shape == (100, 1, SAMPLES)
     assert rmse(recovered[:, 0], test.clean) < 0.5 * rmse(test.noisy, test.clean)
     assert peak_accuracy(recovered[:, 0], test.clean) > 0.9
+
+
+def test_the_study_puts_both_networks_beside_the_noisy_trace_under_each_noise(monkeypatch):
+    few = {
+        name: dataclasses.replace(recipe, rows=64, training=Training(epochs=1, batch_size=32, patience=None))
+        for name, recipe in airshower_denoise.BOTH.items()
+    }
+    monkeypatch.setattr(airshower_denoise, "BOTH", few)
+    monkeypatch.setattr(airshower_denoise, "RATIOS", (3.0, 10.0))
+    monkeypatch.setattr(airshower_denoise, "TRACES", 40)
+    pictures = []
+    outcome = SimpleNamespace(
+        detector=SimpleNamespace(reconstruct=lambda noisy: noisy),
+        study=SimpleNamespace(seed=0),
+        picture=lambda name, figure: pictures.append(name) or name,
+    )
+    told = airshower_denoise.conclude(outcome).splitlines()
+    rows = {line.split("  ")[0]: line.split() for line in told}
+    test = simulate(40, "realistic", 3.0, seed=airshower_denoise.SEED, showers=1.0)
+    raw = f"{peak_accuracy(test.noisy, test.clean):.1%}"
+    # What returns its rows finds what the noisy trace shows.
+    realistic = next(line.split() for line in told if line.startswith("realistic  "))
+    assert realistic[1] == "69.0%" and realistic[2] == realistic[4] == raw
+    assert {f"{noise}, {name}" for noise in NOISES for name in (*few, "noisy trace", "pulse known")} <= set(rows)
+    assert sum("s of processor time" in line for line in told) == 5
+    assert {"accuracy", "traces_realistic_pooled", "spectra_cosine_residual"} <= set(pictures)
