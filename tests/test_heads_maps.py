@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from raeflow import checkpoint, heads, metrics, variants
+from raeflow import checkpoint, export, heads, metrics, variants
+from raeflow.data.scaling import fit_scaling
 from raeflow.errors import RaeflowError
+from raeflow.graph import Graph
 from raeflow.heads import _windows, patches, peak
 from raeflow.heads._contract import Head, Outputs
 from raeflow.variants._contract import HasCritic, Mapped, Variant
@@ -119,6 +121,27 @@ def test_it_is_traced_for_batches_of_any_size(name: str, hyper: dict[str, Any]) 
     traced = torch.export.export(Whole(), (smooth(shape, 2),), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     x = smooth(shape, 5, seed=3)
     assert torch.allclose(traced.module()(x), head(seen_of(x)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("variant", "name", "hyper"),
+    [
+        ("autoencoder", "patches", {"by": "bank"}),
+        ("vae", "patches", {"by": "place"}),
+        ("autoencoder", "peak", {}),
+        ("stylegan", "critic", {}),
+    ],
+)
+def test_a_detector_with_such_a_head_is_exported(variant: str, name: str, hyper: dict[str, Any], tmp_path: Any) -> None:
+    shape = (1, 16, 16)
+    made, x = model(variant, shape), torch.sigmoid(smooth(shape, 80))
+    head = heads.build(name, hyper)
+    head.fit(heads.collect(made, x, [head]))
+    graph = Graph(fit_scaling("unit", shape, torch.float32, [x]), [made], [None], scorers=[head]).eval()
+    with torch.no_grad():
+        place = export.program(graph, x[:2], {}, variant, tmp_path / "graph.pt2")
+        assert torch.allclose(torch.export.load(place).module()(x[:5]), graph(x[:5]), rtol=1e-4)
+        assert graph.errors(x[:3]).shape == (3, *shape)
 
 
 def test_the_worst_place_is_the_mean_over_its_window() -> None:
