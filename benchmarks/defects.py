@@ -59,7 +59,7 @@ def galaxy(form: Form, seed: int) -> Splits:
 def page(form: Form, seed: int) -> Splits:
     """(1, 64, 64): crops of train pages and, for the rest, of held-out ones."""
     table = pq.read_table(_folder() / "noisy_office" / "noisy_office_258x540.parquet", columns=["image_clean", "split"])
-    pages = torch.from_numpy(_values(table["image_clean"])).reshape(-1, 258, 540)
+    pages = torch.from_numpy(_values(table["image_clean"]).copy()).reshape(-1, 258, 540)
     held = torch.tensor([word == "test" for word in table["split"].to_pylist()])
     generator = torch.Generator().manual_seed(seed)
     known, other = _crops(pages[~held], form.train, generator), _crops(pages[held], 3 * form.held, generator)
@@ -190,9 +190,9 @@ def main() -> int:
                 start = time.perf_counter()
                 splits = PROBLEMS[name](form, seed)
                 said, reached, took = measure(trained(variant, splits, form, seed), splits, seed)
-                print(f"\n{name}, {variant}, seed {seed}\n{'head':<44}{'judge':>8}{'AUROC':>8}{'seconds':>9}")
+                print(f"\n{name}, {variant}, seed {seed}\n{'head':<52}{'judge':>8}{'AUROC':>8}{'seconds':>9}")
                 for title in sorted(reached, key=lambda t: -reached[t]):
-                    print(f"{title:<44}{said[title]:>8.3f}{reached[title]:>8.3f}{took[title]:>9.2f}")
+                    print(f"{title:<52}{said[title]:>8.3f}{reached[title]:>8.3f}{took[title]:>9.2f}")
                 chosen, best = (max(told, key=lambda t: told[t]) for told in (said, reached))
                 gaps.append(reached[best] - reached[chosen])
                 print(f"chosen: {chosen} {reached[chosen]:.3f}; best: {best} {reached[best]:.3f}", flush=True)

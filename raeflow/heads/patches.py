@@ -32,7 +32,7 @@ from raeflow.heads._contract import Outputs
 PARTS = ("row", "residual", "maps")
 WAYS = ("bank", "place", "shared")
 CHOICES = ("random", "k_center")
-FIT = 1 << 25
+FIT = 1 << 24
 """Values of pieces that are learnt from at a time."""
 FEWEST = 64
 """Train rows that are learnt from at least."""
@@ -73,10 +73,8 @@ def candidates(shape: tuple[int, ...]) -> list[Hyper]:
     """Windows of row and residual, and the encoder's maps; tables have no places."""
     if len(shape) == 1:
         return []
-    return [
-        Hyper(of="row", by="shared", share=0.03), Hyper(of="residual", by="shared", share=0.03),
-        Hyper(of="row", by="bank"), Hyper(of="maps", by="bank"), Hyper(of="maps", by="place"),
-    ]  # fmt: skip
+    windows = [Hyper(of=of, by="shared", share=0.03) for of in ("row", "residual")]
+    return [*windows, Hyper(of="maps", by="place"), Hyper(of="maps", by="bank")]
 
 
 class Head(Base):
