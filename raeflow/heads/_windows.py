@@ -34,7 +34,7 @@ def pieces(rows: Tensor) -> Tensor:
     shape = tuple(rows.shape[1:])
     side, every = SIDE[len(shape) - 1], step(shape)
     half = side // 2
-    if len(shape) == 1 + 1:
+    if len(shape) == 2:
         wide = functional.pad(rows, (half, half), mode="replicate").unsqueeze(2)
         return functional.unfold(wide, (1, side), stride=(1, every)).transpose(1, 2)
     wide = functional.pad(rows, (half,) * 4, mode="replicate")
