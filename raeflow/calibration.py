@@ -54,10 +54,12 @@ class Threshold:
     """Its 95 % interval."""
     distinct: int | None = None
     """Different rows of the calibrate split; None where nobody counted them."""
+    set_aside: int | None = None
+    """Calibrate rows that cleaning set aside, whose scores count for the alert rate alone; None where nothing was cleaned."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; what nobody counted is left out, so that a detector from before there was a count keeps its id."""
-        return {name: value for name, value in asdict(self).items() if name != "distinct" or value is not None}
+        return {name: value for name, value in asdict(self).items() if name not in ("distinct", "set_aside") or value is not None}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Threshold:
@@ -65,7 +67,21 @@ class Threshold:
         return cls(**values)
 
 
-def calibrate(chunks: Iterable[Tensor], calibration: Calibration, keys: Keys | None = None) -> Threshold:
+@dataclass(frozen=True)
+class Removed:
+    """What cleaning did to the calibrate rows (`raeflow.data.cleaning`): some were set aside, others stay in doubt."""
+
+    scores: Tensor
+    """(R,) of the calibrate rows that were set aside."""
+    keys: Keys
+    """(R,) theirs, as those of the rows that stay."""
+    doubted: npt.NDArray[np.bool_]
+    """(n,) which of the rows that stay look as strange as those that train lost."""
+    share: float | None
+    """Share of anomalies that the user believes in; None: nothing is believed."""
+
+
+def calibrate(chunks: Iterable[Tensor], calibration: Calibration, keys: Keys | None = None, removed: Removed | None = None) -> Threshold:
     """Scores (n,) of the calibrate split, chunk by chunk, to a threshold.
 
     `keys` (n,) are equal where rows are (`raeflow.data.splits.row_keys`); without them all rows count as different.
@@ -83,6 +99,13 @@ def calibrate(chunks: Iterable[Tensor], calibration: Calibration, keys: Keys | N
     worth, and the quantile's rank leaves room for one more row that is as frequent as these: the rate then holds
     over the draws that split the data. Where even the highest score cannot keep the quantile asked for, it is the
     threshold, and `alert_rate` says what it keeps.
+
+    With `removed`, scores and keys are those of rows that cleaning left, and the threshold is theirs; but cleaning took
+    normal rows too, the strangest of them, which will trip it. So the alert rate is that of all calibrate rows, from which
+    anomalies are subtracted: for its lower end all flagged rows that are in doubt (set aside or not), and as many as the user
+    believes in if that is more; for its upper end none. For the rate itself the anomalies that the user believes in are taken
+    out, of which as many are flagged as of the rows set aside; where nothing is believed none, so it is an upper estimate.
+    The interval so spans what cannot be known and chance.
 
     With per='batch' the losses are means over `batch_size` consecutive rows, the last batch as it
     comes, as a data loader gives them; the alert rate stays that of single rows.
@@ -114,7 +137,9 @@ def calibrate(chunks: Iterable[Tensor], calibration: Calibration, keys: Keys | N
             rank = draws.rank(calibration.quantile)
         value = float(np.partition(losses, rank - 1)[rank - 1])
     conformal = calibration.method == "quantile" and calibration.per == "row"
-    if draws is not None and repeated:
+    if removed is not None:
+        rate, low, high = _cleaned_rate(rows, value, keys, removed, conformal)
+    elif draws is not None and repeated:
         rate, low, high = draws.rate(rows > value, conformal)
     elif conformal:
         rate, low, high = _conformal_rate(len(rows), rank)
@@ -123,7 +148,37 @@ def calibrate(chunks: Iterable[Tensor], calibration: Calibration, keys: Keys | N
     return Threshold(
         value, calibration.method, calibration.k, calibration.quantile, calibration.per, calibration.batch_size,
         len(losses), mean, std, rate, low, high, None if draws is None else draws.distinct,
+        None if removed is None else len(removed.scores),
     )  # fmt: skip
+
+
+def _cleaned_rate(rows: Scores, value: float, keys: Keys | None, removed: Removed, conformal: bool) -> tuple[float, float, float]:
+    """Alert rate of normal rows and its interval, where anomalies are taken out of all calibrate rows by three readings."""
+    scores = np.concatenate([rows, _collect([removed.scores])])
+    above = scores > value
+    doubted = above & np.concatenate([removed.doubted, np.ones(len(removed.scores), np.bool_)])
+    every = np.arange(len(scores), dtype=np.uint64) if keys is None else np.concatenate([keys, removed.keys])
+    flagged, in_doubt = int(above.sum()), int(doubted.sum())
+    believed = 0 if removed.share is None else round(removed.share * len(scores))
+    # Those in doubt are the first to be taken for anomalies, then the highest scores.
+    normal = np.lexsort((-scores, ~doubted, ~above))[min(flagged, max(believed, in_doubt)) :]
+    low = _flagged(above[normal], every[normal], conformal)[1]
+    high = _flagged(above, every, conformal)[2]
+    # Of the anomalies believed in, as many are flagged as of the rows that were set aside for them.
+    share = float(above[len(rows) :].mean()) if len(removed.scores) else 1.0
+    rate = (flagged - min(share * believed, in_doubt) + conformal) / (len(scores) - believed + conformal)
+    return min(max(rate, low), high), low, high
+
+
+def _flagged(above: npt.NDArray[np.bool_], keys: Keys, conformal: bool) -> tuple[float, float, float]:
+    """Share of rows above a threshold and its interval, whether rows repeat or not; all is possible where there is no row."""
+    if not len(above):
+        return 0.0, 0.0, 1.0
+    draws = _Draws(keys)
+    if draws.distinct < len(above):
+        return draws.rate(above, conformal)
+    hits = int(above.sum())
+    return _conformal_rate(len(above), len(above) - hits) if conformal and hits < len(above) else clopper_pearson(hits, len(above))
 
 
 def moments(values: Scores, size: int = 1 << 20) -> tuple[float, float]:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 import raeflow
 from raeflow import checkpoint, heads, variants
-from raeflow.calibration import Moments, Threshold, calibrate, log_moments
+from raeflow.calibration import Moments, Removed, Threshold, calibrate, log_moments
 from raeflow.data.columns import to_table
 from raeflow.data.files import reason
 from raeflow.data.rows import RowSpec, Splits
@@ -82,6 +82,17 @@ class Member:
         return heads.build(**self.head) if self.head else heads.build(heads.ERROR, {})
 
 
+def _removed(graph: Graph, splits: Splits) -> Removed | None:
+    """The calibrate rows that cleaning set aside, scored; None where there was no cleaning."""
+    aside = splits.set_aside
+    if aside is None or aside.calibrate is None or aside.doubted is None:
+        return None
+    found = torch.cat([torch.empty(0), *(part.float().cpu() for part in scores(graph, aside.calibrate.x))])
+    found = torch.nan_to_num(found, nan=torch.finfo(torch.float32).max)  # where arithmetic overflows a row is as strange as can be
+    share = None if isinstance(aside.contamination, str) else aside.contamination
+    return Removed(found, stored_keys(aside.calibrate.x, splits.spec), aside.doubted.numpy(), share)
+
+
 class Detector:
     """Scores rows and flags those above its threshold; built by `assemble`, `load`."""
 
@@ -119,7 +130,7 @@ class Detector:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }  # fmt: skip
         keys = stored_keys(splits.calibrate.x, splits.spec)
-        threshold = calibrate(scores(graph, splits.calibrate.x), calibration, keys)
+        threshold = calibrate(scores(graph, splits.calibrate.x), calibration, keys, _removed(graph, splits))
         return cls(splits.spec, graph, members, threshold, lineage)
 
     @functools.cached_property

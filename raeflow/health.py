@@ -23,7 +23,7 @@ from torch import Tensor
 from raeflow import metrics, pretrain, variants
 from raeflow.data.rows import Rows, Splits
 from raeflow.data.scaling import scaled_rows
-from raeflow.devices import score_batch
+from raeflow.devices import device_of, score_batch
 from raeflow.errors import RaeflowError
 from raeflow.study import Training
 from raeflow.training import Diverged, Run
@@ -53,8 +53,14 @@ FAIR = 0.1
 SPREAD, SHARE, FEWEST_CLASSES = 0.05, 0.2, 5
 """Collapsed are drawn rows of less than this share of the variance of real ones, or of the classes found in them where those
 are so many."""
+REAL, DENSE, PART = 0.8, 2 / 3, 1 / 3
+"""Narrow are drawn rows of at least this precision and density, and at most this coverage and recall: as good as real, but of a
+part of the real ones. Two of eight modes have 1, 1, 1/4 and 1/4; most young games, whose rows look less real, none of it."""
 RUNNING, PATIENT = 2, 3 / 8
-"""The alarm: so many evaluations in a row, after this share of all."""
+"""The alarm: so many collapsed evaluations in a row, after this share of all."""
+STUCK, GROWTH = 3, 1.1
+"""The alarm for narrow ones: so many in a row, over which coverage grew by less than this factor. A game that finds its way
+passes through narrow stages too, but its coverage mostly grows by half from one to the next."""
 
 
 class Gauge:
@@ -165,8 +171,9 @@ class Gauge:
             frechet_distance, precision, recall, density, coverage (see `raeflow.metrics`); spread, the variance of drawn
             rows over that of real ones (features, all directions together); modes, where rows have classes: those that
             get at least a row, and a tenth of a fair share; critic_slope, mean norm of the critic's gradient at real rows, for games;
-            collapsed, 1 where next to nothing but likes is drawn: spread below 0.05, or at most a fifth of the five or more
-            classes that the same network finds in real rows.
+            narrow, 1 where drawn rows look as real as real ones and yet leave most of these out: precision of 0.8 and density of
+            2/3 at least, coverage and recall of a third at most; collapsed, 1 where next to nothing but likes is drawn: spread
+            below 0.05, or at most a fifth of the five or more classes that the same network finds in real rows.
 
         Raises:
             Diverged: a drawn row is not finite.
@@ -185,6 +192,7 @@ class Gauge:
         # Against what the network finds in real rows: one that tells few kinds apart would see collapse everywhere.
         few = bool(self.classes) and self.known_modes >= FEWEST_CLASSES and found["modes"] <= SHARE * self.known_modes
         young = isinstance(model, Adversarial) and not model.whole  # coarse rows resemble one another
+        found["narrow"] = float(not young and narrow(found))
         found["collapsed"] = float(not young and (few or found["spread"] < SPREAD))
         return found
 
@@ -194,7 +202,7 @@ class Gauge:
 
     def slope(self, model: Adversarial[Any]) -> float:
         """Mean norm of the critic's gradient at real rows."""
-        at = self.x[: min(SLOPES, self.count)].to(next(model.parameters()).device)
+        at = self.x[: min(SLOPES, self.count)].to(device_of(model))
         with evaluated(model), torch.enable_grad():
             return float(model.slopes(at).detach().mean())
 
@@ -202,19 +210,36 @@ class Gauge:
 def collapse(history: Sequence[Mapping[str, float]], planned: int) -> str | None:
     """A sentence that says when a game collapsed and how it is seen, from its records so far; None where it did not.
 
-    An alarm rather than a measure: the last two evaluations must agree, and the first three eighths of all those
-    `planned` count for nothing, since young generators draw likes.
+    An alarm rather than a measure: the last two evaluations must agree on a collapse, or the last three on narrow rows whose
+    coverage does not grow; the first three eighths of all those `planned` count for nothing, since young generators draw likes.
     """
     told = [record for record in history if "collapsed" in record]
-    late = told[math.floor(PATIENT * planned) :][-RUNNING:]
-    if len(late) < RUNNING or not all(record["collapsed"] for record in late):
-        return None
+    late = told[math.floor(PATIENT * planned) :]
+    if len(late) < RUNNING or not all(record["collapsed"] for record in late[-RUNNING:]):
+        return _stuck(late[-STUCK:])
     last = late[-1]
     modes = f" and {int(last['modes'])} of their classes" if "modes" in last else ""
     return (
         f"the game collapsed by epoch {int(last['epoch'])}: drawn rows show {last['spread']:.1%} of the variance of real ones{modes} "
         f"(coverage {last['coverage']:.2f}, precision {last['precision']:.2f})"
     )
+
+
+def _stuck(late: Sequence[Mapping[str, float]]) -> str | None:
+    """The sentence of a game whose rows stay narrow over as many evaluations as an alarm wants; else None."""
+    if len(late) < STUCK or not all(record.get("narrow") for record in late) or late[-1]["coverage"] >= GROWTH * late[0]["coverage"]:
+        return None
+    last, before = late[-1], int(late[0]["epoch"])
+    return (
+        f"the game collapsed by epoch {int(last['epoch'])}: drawn rows look real (precision {last['precision']:.2f}) but are like some "
+        f"of the real ones alone (coverage {last['coverage']:.2f}, recall {last['recall']:.2f}), as they were at epoch {before}"
+    )
+
+
+def narrow(found: Mapping[str, float]) -> bool:
+    """Whether drawn rows look as real as real ones do and yet leave most of these out, by the measures of `metrics.manifold`."""
+    good = found["precision"] >= REAL and found["density"] >= DENSE
+    return good and found["coverage"] <= PART and found["recall"] <= PART
 
 
 def _network(shape: tuple[int, ...]) -> dict[str, Any]:
@@ -248,7 +273,7 @@ def drawn(model: Variant, count: int, seed: int = 0) -> Tensor:
     """
     if not isinstance(model, Generative):
         raise RaeflowError(f"{type(model).__module__.rpartition('.')[2]} draws no rows, so their health cannot be measured")
-    device, dice = next(model.parameters()).device, torch.Generator().manual_seed(seed)
+    device, dice = device_of(model), torch.Generator().manual_seed(seed)
     sizes = [CHUNK] * (count // CHUNK) + [count % CHUNK] * (count % CHUNK > 0)
     with evaluated(model), torch.autocast(device.type, enabled=False):
         return torch.cat([model.sample(size, dice).float().cpu() for size in sizes])

@@ -56,6 +56,8 @@ class Outcome:
     """AUROC, AP and the rest on the test split; empty where no truth is known."""
     baseline: dict[str, float]
     """scikit-learn's IsolationForest on the same split; empty where no truth is known."""
+    knn: dict[str, float]
+    """Likewise its mean distance to the nearest train rows."""
     summary: Summary
     report: Path
     table: str
@@ -104,7 +106,7 @@ class Session:
         resolve_device(study.training.device)
         self.splits: Splits = load(self.study.data)
         check_batch(self.splits.train, study.training.batch_size, max(1, study.cluster.workers))
-        self.study = with_classes(self.study, self.splits)
+        self.study = with_classes(self.study.of_shape(self.splits.spec.shape), self.splits)
         check_shapes(self.study, self.splits)
         if fresh and self.folder.exists():
             shutil.rmtree(self.folder)
@@ -116,6 +118,7 @@ class Session:
         if self.splits.skipped is not None:
             skipped = self.splits.skipped
             self.say(f"skipped {skipped.rows:,} of {skipped.of:,} rows: {skipped.first}")
+        self._tell_set_aside()
         spec = self.splits.spec
         what = f"{len(spec.columns)} columns, {spec.shape[0]} values for the model" if spec.held else f"shape {spec.shape}"
         self.say(f"{study.name}: rows of {what}: {listed}")
@@ -142,6 +145,20 @@ class Session:
                 )
         text = json.dumps({"identity": mine, "study": to_json(self.study)}, indent=1)
         write_text(path, without_passwords(text))
+
+    def _tell_set_aside(self) -> None:
+        """What cleaning took out of the splits: said, tracked, and kept in the study's folder to be looked at."""
+        from raeflow.data import aside
+
+        found = self.splits.set_aside
+        if found is None:
+            return
+        place = self.folder / aside.NAME
+        if not place.exists():  # the folder holds this study alone, and the same rows give the same verdict
+            aside.write(found, place)
+        self.say(f"{found.told()}; look at them in {place}")
+        numbers = {f"{name}_rows": float(count) for name, count in found.counts().items()}
+        self.tracker.step("set aside", {"contamination": found.contamination, "rows": str(place)}, numbers)
 
     def say_columns(self) -> None:
         """One line for the columns of a table that tell the model nothing; `raeflow data show` tells of each."""
@@ -210,15 +227,14 @@ class Session:
     def choose(self, variant: str | None = None) -> list[Pick]:
         """The members of the detector, best first: of a search its best trials, else the variant's published values."""
         from raeflow import variants
-        from raeflow.committees import CANDIDATES
+        from raeflow.committees import candidates
         from raeflow.selection import best
 
         trials = [t for t in self.trials() if variant in (None, t.variant)]
         if trials and self.study.committee != "auto":
             return [Pick.of(t) for t in best(trials, self.study.committee)]
         if trials:
-            able = sum(t.folder is not None and t.value is not None for t in trials)
-            return self._elect([Pick.of(t) for t in best(trials, max(1, min(CANDIDATES, able)))])
+            return self._elect([Pick.of(t) for t in candidates(trials) or best(trials, 1)])
         name = variant or self.study.variants[0]
         published = variants.get(name).published(self.splits.spec.shape)
         return [Pick(name, dataclasses.asdict(variants.hyper(name, self.study.hyper.get(name, {}), published)))]
@@ -291,6 +307,8 @@ class Session:
             f"calibrated on {t.count:,} losses: threshold {t.value:.6g} ({t.method}); on normal rows expect "
             f"{t.alert_rate:.2%} alerts ({t.alert_low:.2%} to {t.alert_high:.2%} with 95 % confidence)"
         )
+        if t.set_aside is not None:
+            self.say(f"{t.set_aside:,} calibrate rows were set aside; the rate counts them, from all in doubt being anomalies to none")
         self._warn_of_repeats(t)
         values = {k: float(v) for k, v in t.to_json().items() if isinstance(v, (int, float))}
         self.tracker.step("calibrate", to_json(self.study.calibration), values)
@@ -305,7 +323,7 @@ class Session:
             f"warning: calibrate rows: {rows:,}, of which {t.distinct:,} differ; equal rows fall in one split together, "
             "so the interval counts different rows"
         )
-        if t.method == "quantile" and t.per == "row" and t.alert_rate > 1 - t.quantile + 1e-9:
+        if t.method == "quantile" and t.per == "row" and t.set_aside is None and t.alert_rate > 1 - t.quantile + 1e-9:
             self.say(f"warning: so few different rows cannot keep the quantile {t.quantile:g}: the threshold is their highest score")
 
     def register(self, detector: Detector) -> str:
@@ -329,17 +347,18 @@ class Session:
         self.tracker.step("score", {"detector": detector.id, "out": str(summary.out)}, numbers)
         return summary
 
-    def report(self, detector: Detector) -> tuple[dict[str, float], dict[str, float], Path, str]:
-        """Test metrics, the baseline's, the page and the table."""
+    def report(self, detector: Detector) -> tuple[dict[str, float], dict[str, dict[str, float]], Path, str]:
+        """Test metrics, the baselines' by name, the page and the table."""
         from raeflow import report
 
         trials = self.trials()
         metrics = report.judge_test(detector, self.splits)
-        baseline = report.isolation_forest(self.splits, seed=self.study.seed) if metrics else {}
-        page = report.write(self.study, trials, detector, self.splits, self.folder / "report.html")
-        table = report.table(trials, detector, self.splits, metrics, baseline)
+        peers = report.peers(self.splits, self.study.seed)
+        baselines = report.baselines(self.splits, peers)
+        page = report.write(self.study, trials, detector, self.splits, self.folder / "report.html", peers)
+        table = report.table(trials, detector, self.splits, metrics, baselines)
         self.tracker.step("report", {}, metrics, artifacts=[page])
-        return metrics, baseline, page, table
+        return metrics, baselines, page, table
 
 
 def check_shapes(study: Study, splits: Splits) -> None:
@@ -400,6 +419,8 @@ def run(study: Study, say: Say | None = None, fresh: bool = False) -> Outcome:
 
     Raises RaeflowError with one sentence where something is wrong with the study or its data.
     """
+    from raeflow.report.judge import FOREST, KNN
+
     session = Session(study, say, fresh)
     status = "FAILED"
     try:
@@ -407,9 +428,10 @@ def run(study: Study, say: Say | None = None, fresh: bool = False) -> Outcome:
         detector = session.calibrate(session.train())
         uri = session.register(detector)
         summary = session.score(detector)
-        metrics, baseline, page, table = session.report(detector)
+        metrics, baselines, page, table = session.report(detector)
         status = "FINISHED"
-        return Outcome(session.study, trials, detector, metrics, baseline, summary, page, table, uri, session.splits, session.tracker)
+        forest, knn = (baselines.get(name, {}) for name in (FOREST, KNN))
+        return Outcome(session.study, trials, detector, metrics, forest, knn, summary, page, table, uri, session.splits, session.tracker)
     except KeyboardInterrupt:
         status = "KILLED"
         raise

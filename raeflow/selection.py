@@ -16,7 +16,7 @@ from raeflow import heads as heads_
 from raeflow import synthetic, synthetic_tables
 from raeflow.data.rows import Rows, Splits
 from raeflow.data.scaling import scaled_rows
-from raeflow.devices import score_batch
+from raeflow.devices import device_of, score_batch
 from raeflow.errors import RaeflowError
 from raeflow.health import Gauge
 from raeflow.metrics import frechet_distance
@@ -87,6 +87,10 @@ class RowJudge(Judge):
     @abstractmethod
     def normal(self, scores: Tensor) -> Tensor:
         """Those of scores (M,) that normal rows have."""
+
+    def spread(self, scores: Tensor) -> float:  # noqa: ARG002 - for judges that can tell
+        """Standard error of the value of scores (M,), over other rows of the same kinds; 0 where it is not known."""
+        return 0.0
 
 
 def judge(kind: str, splits: Splits, seed: int) -> Judge:
@@ -260,9 +264,23 @@ class Synthetic(RowJudge):
 
     def value(self, scores: Tensor) -> float:
         """Share of pairs of an anomaly and a normal row that are ranked rightly, in 0-1."""
-        sizes = [len(self.rows), *(len(x) for x in self.anomalies.values())]
-        normal, *strange = torch.split(scores, sizes)
+        normal, strange = self._parts(scores)
         return sum(auroc(normal, own) for own in strange) / len(strange)
+
+    def spread(self, scores: Tensor) -> float:
+        """Standard error over other validation rows and anomalies (DeLong, DeLong & Clarke-Pearson 1988)."""
+        normal, strange = self._parts(scores)
+        placed, variance = torch.zeros(len(normal), dtype=torch.double), 0.0
+        for own in strange:
+            above, within = _placements(normal, own), _placements(own, normal)
+            variance += float(above.var()) / len(own) / len(strange) ** 2
+            placed += within / len(strange)
+        return math.sqrt(variance + float(placed.var()) / len(normal))
+
+    def _parts(self, scores: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Scores of the validation rows, and of each kind of anomaly."""
+        normal, *strange = torch.split(scores.cpu(), [len(self.rows), *(len(x) for x in self.anomalies.values())])
+        return normal, strange
 
     def normal(self, scores: Tensor) -> Tensor:
         """Those of the validation rows."""
@@ -288,16 +306,20 @@ class Generation(Judge):
 def scaled_scores(model: Variant, x: Tensor) -> Tensor:
     """Scores (N,) of rows that are scaled already."""
     model.eval()
-    device = next(model.parameters()).device
-    parts = torch.split(x, score_batch(tuple(x.shape[1:]), device))
+    device = device_of(model)
+    parts = torch.split(x, score_batch(tuple(x.shape[1:]), device, model.width))
     return torch.cat([model.score(part.to(device)).float() for part in parts])
 
 
 def auroc(normal: Tensor, strange: Tensor) -> float:
     """Mann-Whitney's U over both counts: the chance that a strange row scores above a normal one, ties counting half."""
-    ordered, strange = _sound(normal).sort().values, _sound(strange)
-    below = torch.searchsorted(ordered, strange) + torch.searchsorted(ordered, strange, right=True)
-    return float(below.double().mean()) / (2 * len(normal))
+    return float(_placements(_sound(normal), _sound(strange)).mean())
+
+
+def _placements(known: Tensor, scores: Tensor) -> Tensor:
+    """(n,): share of known scores that lie below each of some scores (n,), ties counting half."""
+    ordered = known.sort().values
+    return (torch.searchsorted(ordered, scores) + torch.searchsorted(ordered, scores, right=True)).double() / (2 * len(known))
 
 
 def _some(rows: Rows) -> Rows:

@@ -6,7 +6,7 @@ Signs follow scikit-learn's outlier detectors: higher is more normal, 1 is an in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -49,6 +49,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         trials: int | None = None,
         minutes: float | None = None,
         contamination: float | str = "auto",
+        cleaning: float | Literal["auto"] | None = None,
         committee: int = 1,
         hyper: dict[str, dict[str, Any]] | None = None,
         epochs: int | None = None,
@@ -61,6 +62,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Args:
             contamination: share of the rows of `fit` that `predict` calls outliers, above 0 and at most 0.5; `auto` takes the
                 threshold calibrated on held-out rows.
+            cleaning: what `raeflow.fit` calls `contamination`, a name that means something else here: the believed share of
+                anomalies among the rows of `fit`, or auto; suspicious rows are set aside before training. None: none are.
             epochs: passes over the train rows; None: at least 50, and at least 1000 steps.
             batch_size: rows a step; None: 16 to 256, at least eight batches an epoch.
             calibration: how `auto` sets the threshold; None: mean and one standard deviation of held-out scores.
@@ -70,6 +73,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.trials = trials
         self.minutes = minutes
         self.contamination = contamination
+        self.cleaning = cleaning
         self.committee = committee
         self.hyper = hyper
         self.epochs = epochs
@@ -89,7 +93,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         self.detector_ = raeflow.memory.fit(
             rows, variants=self.variants, trials=self.trials, minutes=self.minutes, hyper=self.hyper, committee=self.committee,
-            calibration=self.calibration, training=self._training(len(rows)), seed=seed,
+            calibration=self.calibration, contamination=self.cleaning, training=self._training(len(rows)), seed=seed,
         )  # fmt: skip
         self.offset_ = -self.detector_.threshold.value
         if share != "auto":

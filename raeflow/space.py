@@ -61,6 +61,30 @@ class Scoped:
         return self.trial.suggest_categorical(self.prefix + name, choices)
 
 
+class Kept:
+    """A trial of a record that may be older than the spaces: Optuna refuses choices that differ from those of earlier trials, so
+    a search goes on with the choices that it began with."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self.trial = trial
+        self.known: dict[str, Any] = {}
+        for one in trial.study.get_trials(deepcopy=False):
+            self.known.update(one.distributions)
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
+        """See `Suggests`."""
+        return self.trial.suggest_float(name, low, high, step=step, log=log)
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """See `Suggests`."""
+        return self.trial.suggest_int(name, low, high, step=step, log=log)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """See `Suggests`."""
+        kept = getattr(self.known.get(name), "choices", ())
+        return self.trial.suggest_categorical(name, kept if kept and set(kept) <= set(choices) else choices)
+
+
 class Nearest:
     """A trial that answers with given values, or the nearest ones that a space allows, and keeps its answers."""
 
@@ -140,7 +164,7 @@ def enqueue(record: optuna.Study, study: Study, shape: tuple[int, ...]) -> None:
 
 def ask(study: Study, trial: optuna.Trial, shape: tuple[int, ...]) -> tuple[str, dict[str, Any]]:
     """(variant, hyperparameters) of a trial that Optuna has opened; the trial remembers both."""
-    variant, hyper = suggest(study, trial, shape)
+    variant, hyper = suggest(study, Kept(trial), shape)
     hyper = trial.user_attrs.get("hyper", hyper)
     trial.set_user_attr("variant", variant)
     trial.set_user_attr("hyper", hyper)

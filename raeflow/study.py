@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, cast
 
 from raeflow.errors import RaeflowError
 
@@ -166,6 +166,10 @@ class Data:
     """Rows that cannot be used (infinity, a null list, lists of another length, an image that cannot be decoded): refuse
     the data for the first of them, or skip them in every split, as long as they are at most a tenth of all rows."""
 
+    contamination: float | Literal["auto"] | None = None
+    """Believed share of anomalies among rows that nobody has cleaned, above 0 and below 0.5, or auto where it is not known:
+    suspicious rows are set aside before anything is trained (see `raeflow.data.cleaning`). None: all rows count as normal."""
+
     def __post_init__(self) -> None:
         put = object.__setattr__
         put(self, "source", _source("Data", "source", self.source, optional=False))
@@ -195,6 +199,20 @@ class Data:
         if not 0 <= self.min_frequency < 0.5:
             _refuse(f"Data(min_frequency={self.min_frequency!r}): min_frequency is a share of the train rows, from 0 to below 0.5")
         _positive("Data", memory=self.memory)
+        self._check_contamination()
+
+    def _check_contamination(self) -> None:
+        share: object = self.contamination
+        if share is None:
+            return
+        number = isinstance(share, (int, float)) and not isinstance(share, bool)
+        if share != "auto" and not (number and 0 < float(cast(float, share)) < 0.5):
+            _refuse(f"Data(contamination={share!r}): contamination is 'auto' or the share of anomalies, above 0 and below 0.5")
+        if self.normal is not None:
+            _refuse(
+                f"Data(contamination={share!r}, normal={self.normal!r}): give one of the two, for where normal says which rows are "
+                "normal there is nothing to clean"
+            )
 
     @property
     def roles_of(self) -> dict[str, str]:
@@ -319,13 +337,24 @@ class Cluster:
                 _refuse(f"Cluster({name}={getattr(self, name)!r}): {name} must not be negative")
 
 
+AUTO = ("auto",)
+VARIANTS = {
+    1: ("autoencoder", "denoising", "vae", "knn", "rank_knn"),
+    2: ("autoencoder", "denoising", "vae", "knn"),
+    3: ("autoencoder", "denoising", "vae", "knn"),
+}
+"""What is searched by default, by the dimensions of a row: table, signal, image. Games take most of a search's time and were
+chosen on none of the tables that were tried; name them where rows shall be drawn."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """One question: which model fits these rows, and which of them are anomalous?"""
 
     name: str
     data: Data
-    variants: Sequence[str] = ("autoencoder", "vae", "wgan_gp")
+    variants: str | Sequence[str] = "auto"
+    """Names of variants (`raeflow variants` lists them); auto: those of `VARIANTS` for the kind of row."""
     training: Training = field(default_factory=Training)
     search: Search = field(default_factory=Search)
     calibration: Calibration = field(default_factory=Calibration)
@@ -357,12 +386,12 @@ class Study:
         variants = (self.variants,) if isinstance(self.variants, str) else tuple(self.variants)
         put(self, "variants", variants)
         known = variant_names()
-        for name in (*variants, *self.hyper):
+        for name in (*(variants if variants != AUTO else ()), *self.hyper):
             _one_of("Study", "variants", name, known)
         if not variants or len(set(variants)) < len(variants):
             _refuse(f"Study(variants={variants!r}): at least one variant, each once")
         self._check_members()
-        if self.search.selection == "validation_loss" and len(variants) > 1:
+        if self.search.selection == "validation_loss" and (len(variants) > 1 or variants == AUTO):
             _refuse(
                 f"Search(selection='validation_loss'): losses of {', '.join(variants)} are not comparable; "
                 "choose 'synthetic', or one variant"
@@ -387,6 +416,10 @@ class Study:
         """Heads that may be chosen; None: all that a model can take."""
         named = (self.heads,) if isinstance(self.heads, str) else tuple(self.heads)
         return None if named == ("auto",) else named
+
+    def of_shape(self, shape: tuple[int, ...]) -> Study:
+        """The same study with its variants named, where they are to be those for rows of this shape."""
+        return self.but(variants=VARIANTS[len(shape)]) if self.variants == AUTO else self
 
     @property
     def folder(self) -> Path:

@@ -12,9 +12,10 @@ import math
 import torch
 from torch import Tensor
 
+from raeflow import synthetic
 from raeflow.data.encoding import TableEncoding
 from raeflow.data.encoding.record import NUMBERS
-from raeflow.synthetic import STRENGTHS, keep_changed, log_uniform, not_none
+from raeflow.synthetic import Maker, keep_changed, not_none
 
 _GAP = 0.1
 """Share of the changes of a column that has gaps in train that take its value away."""
@@ -23,17 +24,16 @@ _GAP = 0.1
 def make(rows: Tensor, encoding: TableEncoding, count: int, seed: int) -> dict[str, Tensor]:
     """Up to `count` anomalies (n, F) of each kind from encoded normal rows (N, F), by name of the kind.
 
-    permuted: chosen columns come from other rows. shifted: chosen numbers move, flags turn, categories take another
-    level, clocks another hour or day, and now and then a value is gone where train had gaps. shrunk, stretched: all
-    numbers of a row move towards the mean row, or away from it.
+    stretched, beyond, between, local: the numbers of a row move as those of a table of numbers do; between rows, what is no
+    number comes from either of the two. altered: chosen flags turn, categories take another level, clocks another hour or
+    day, and now and then a value is gone where train had gaps.
     Raises RaeflowError where no kind changes anything.
     """
     generator = torch.Generator().manual_seed(seed)
     normal = rows.detach().to("cpu", torch.float32)
     blocks = _Blocks(encoding)
     made = {}
-    makers = {"permuted": blocks.permuted, "shifted": blocks.shifted, "shrunk": blocks.shrunk, "stretched": blocks.stretched}
-    for name, maker in makers.items():
+    for name, maker in blocks.makers().items():
         base = normal[torch.randint(len(normal), (count,), generator=generator)]
         changed = keep_changed(base, maker(base, normal, generator), normal)
         if len(changed):
@@ -47,53 +47,76 @@ class _Blocks:
     def __init__(self, encoding: TableEncoding) -> None:
         self.encoding = encoding
         self.owner = encoding.owner.cpu()
-        self.used = torch.zeros(len(encoding.columns), dtype=torch.bool)
-        self.used[self.owner] = True
+        used = torch.zeros(len(encoding.columns), dtype=torch.bool)
+        used[self.owner] = True
         numbers = [i for i, c in enumerate(encoding.columns) if c.role in NUMBERS]
         steps = torch.tensor([encoding.columns[i].role != "flag" for i in numbers], dtype=torch.bool)
         self.moves, self.flags = (torch.zeros(len(self.owner), dtype=torch.bool) for _ in range(2))
         self.moves[: len(numbers)], self.flags[: len(numbers)] = steps, ~steps
+        moved = torch.zeros_like(used)
+        moved[[i for i in numbers if encoding.columns[i].role != "flag" and not encoding.columns[i].marks_gaps]] = True
+        self.kinds = used & ~moved
+        """Columns that can take another value of their kind: all but numbers without gaps."""
         shift, scale = encoding.level_shift.cpu(), encoding.level_scale.cpu()
         self.dark, self.light = -shift / scale, (1 - shift) / scale
 
+    def makers(self) -> dict[str, Maker]:
+        """Kinds by name."""
+        found: dict[str, Maker] = {"stretched": self.stretched, "beyond": self.beyond, "between": self.between, "local": self.local}
+        if bool(self.kinds.any()):
+            found["altered"] = self.altered
+        return found
+
     def _chosen(self, count: int, generator: torch.Generator) -> Tensor:
-        """A random share of the columns of each row, at least one of them, as (N, F) bool."""
-        draws = torch.rand((count, len(self.used)), generator=generator).masked_fill(~self.used, 2.0)
+        """A random share of the columns that are no numbers of each row, at least one of them, as (N, F) bool."""
+        draws = torch.rand((count, len(self.kinds)), generator=generator).masked_fill(~self.kinds, 2.0)
         share = torch.rand((count, 1), generator=generator)
-        columns = ((draws < share) | (draws == draws.amin(1, keepdim=True))) & self.used
+        columns = ((draws < share) | (draws == draws.amin(1, keepdim=True))) & self.kinds
         return columns[:, self.owner]
 
-    def permuted(self, x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Chosen columns come from other rows, each from its own."""
-        donors = torch.randint(len(rows), (len(x), len(self.used)), generator=generator)[:, self.owner]
-        return torch.where(self._chosen(len(x), generator), rows.gather(0, donors), x)
-
-    def shifted(self, x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Chosen columns take another value of their kind."""
+    def altered(self, x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Chosen flags, categories and clocks take another value of their kind, and now and then any value is gone."""
         chosen = self._chosen(len(x), generator)
-        there = self._there(x)
-        other = torch.where(self.flags & there, self._flipped(x, rows), x)
-        step = torch.randn(x.shape, generator=generator) * log_uniform((len(x), 1), STRENGTHS, generator)
-        other = torch.where(self.moves & there, x + step * rows.std(0, correction=0), other)
+        other = torch.where(self.flags & self._there(x), self._flipped(x, rows), x)
         self._relevel(other, x, generator)
         self._turn(other, generator)
         self._lose(other, generator)
         return torch.where(chosen, other, x)
 
-    def shrunk(self, x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """All numbers drawn in to less than half their distance from the mean row."""
-        mean = rows.mean(0)
-        return torch.where(self.moves & self._there(x), mean + (x - mean) * torch.rand((len(x), 1), generator=generator) / 2, x)
-
     def stretched(self, x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """All numbers moved out to one to four times their distance from the mean row."""
-        mean = rows.mean(0)
-        return torch.where(self.moves & self._there(x), mean + (x - mean) * log_uniform((len(x), 1), (1.0, 4.0), generator), x)
+        """As `synthetic.stretched`."""
+        return torch.where(self._moving(x), synthetic.stretched(x, rows, generator), x)
+
+    def beyond(self, x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """As `synthetic.beyond`."""
+        other = synthetic.other(x, rows, generator)
+        step = (x - other) * synthetic.log_uniform((len(x), 1), synthetic.BEYOND, generator)
+        return torch.where(self._moving(x, other), x + step, x)
+
+    def between(self, x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """As `synthetic.between`; columns that are no numbers, or a gap in one of the two rows, come whole from either of them."""
+        other = synthetic.other(x, rows, generator)
+        mixed = x + (other - x) * synthetic.halfway(len(x), generator)
+        theirs = (torch.rand((len(x), len(self.kinds)), generator=generator) < 0.5)[:, self.owner]
+        return torch.where(self._moving(x, other), mixed, torch.where(theirs, other, x))
+
+    def local(self, x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """As `synthetic.local`."""
+        first, second = synthetic.neighbours(x, rows, generator)
+        step = (first - second) * synthetic.log_uniform((len(x), 1), synthetic.STEPS, generator)
+        return torch.where(self._moving(x, first, second), x + step, x)
+
+    def _moving(self, *rows: Tensor) -> Tensor:
+        """(N, F) bool: values of numbers that all of some rows (N, F) have."""
+        there = self.moves.expand_as(rows[0])
+        for own in rows:
+            there = there & self._there(own)
+        return there
 
     def _there(self, x: Tensor) -> Tensor:
         """(N, F) bool: encoded values that stand for a value; where there is a gap, nothing can move."""
         first, marked = self.encoding.sizes[:2]
-        gone = torch.zeros((len(x), len(self.used)), dtype=torch.bool)
+        gone = torch.zeros((len(x), len(self.kinds)), dtype=torch.bool)
         gone[:, self.owner[first : first + marked]] = x[:, first : first + marked] > 0
         return ~gone[:, self.owner]
 

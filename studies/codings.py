@@ -52,6 +52,8 @@ JUDGED = 4000
 
 STUDY = Study(
     name="codings",
+    heads="error",
+    committee=1,
     data=Data("fashion_mnist", split="hash", fractions=(0.25, 0.05, 0.05, 0.65)),
     variants=("autoencoder",),
     search=Search(trials=1, selection="validation_loss"),

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 STUDY = Study(
     name="documents_denoise",
+    heads="error",
+    committee=1,
     data=Data("noisy_office", fractions=(0.75, 0.15, 0.1, 0.0)),
     variants=("denoising",),
     search=Search(trials=1, selection="validation_loss"),

@@ -68,6 +68,8 @@ LARGE = Budget(Training(epochs=60, batch_size=64, patience=None, health=0), {"ga
 
 STUDY = Study(
     name="fanogan",
+    heads="error",
+    committee=1,
     data=Data("mnist", normal=[("label", "==", 2)]),
     variants=("wgan_gp",),
     search=Search(trials=1),

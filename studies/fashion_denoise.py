@@ -39,6 +39,8 @@ NOISE = {"corruption": "salt_and_pepper", "amount": 0.1}
 CONVOLUTIONAL = {"backbone": "conv", "latent": 0, "kernels": (), "output": "sigmoid", "loss": "mse", "feature_activation": True}
 STUDY = Study(
     name="fashion_denoise",
+    heads="error",
+    committee=1,
     data=Data("fashion_mnist", fractions=(0.95, 0.025, 0.025, 0.0)),
     variants=("denoising",),
     search=Search(trials=1, selection="validation_loss"),
@@ -56,6 +58,8 @@ ROWS = 6_000
 """Pairs that each trial of the search trains on."""
 ALSO = Study(
     name="fashion_denoise_search",
+    heads="error",
+    committee=1,
     data=STUDY.data,
     variants=("denoising",),
     search=Search(trials=6, selection="validation_loss", slots=1),

@@ -86,6 +86,8 @@ LARGE = (
 
 STUDY = Study(
     name="fashion_gans",
+    heads="error",
+    committee=1,
     data=Data("fashion_mnist"),
     variants=("gan",),
     search=Search(trials=1, selection="validation_loss"),

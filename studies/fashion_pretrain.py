@@ -32,6 +32,8 @@ EPOCHS, PATIENCE, BATCH = 60, 8, 32
 
 STUDY = Study(
     name="fashion_pretrain",
+    heads="error",
+    committee=1,
     data=Data("fashion_mnist", fractions=(0.96, 0.02, 0.02, 0.0)),
     variants=("denoising",),
     search=Search(trials=1, selection="validation_loss"),

@@ -99,6 +99,8 @@ LARGE = Budget(
 
 STUDY = Study(
     name="galaxy_acgan",
+    heads="error",
+    committee=1,
     data=Data("galaxies_efigi", normal=[("label", "in", sorted(ASKED.values()))]),
     variants=("acgan",),
     search=Search(trials=1),

@@ -39,6 +39,8 @@ VIEW_EPOCHS = 10
 
 STUDY = Study(
     name="galaxy_vae",
+    heads="error",
+    committee=1,
     data=Data("galaxies_efigi", scaling="global"),
     variants=("vae",),
     search=Search(trials=1, selection="validation_loss"),

@@ -55,6 +55,8 @@ LARGE: dict[str, Any] = {**NETWORK, "layers": (64, 128, 256, 512), "latent": 128
 
 STUDY = Study(
     name="galaxy_wgan",
+    heads="error",
+    committee=1,
     data=Data("galaxies_efigi", scaling="unit"),
     variants=("wgan_gp", "gan"),
     search=Search(trials=2, selection="generation", stop_early=False, stop_collapsed=False),

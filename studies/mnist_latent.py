@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 STUDY = Study(
     name="mnist_latent",
+    heads="error",
+    committee=1,
     data=Data("mnist", fractions=(0.84, 0.08, 0.08, 0.0)),
     variants=("autoencoder",),
     search=Search(trials=1, selection="validation_loss"),

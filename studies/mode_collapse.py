@@ -162,6 +162,8 @@ def plain(budget: Budget) -> Training:
 
 STUDY = Study(
     name="mode_collapse",
+    heads="error",
+    committee=1,
     data=Data("gaussians/grid", scaling="none"),
     variants=("gan",),
     search=Search(trials=1, selection="validation_loss"),

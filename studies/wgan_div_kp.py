@@ -76,6 +76,8 @@ LARGE = Budget(penalties=40, seeds=8)
 
 STUDY = Study(
     name="wgan_div_kp",
+    heads="error",
+    committee=1,
     data=Data("mnist", split="hash", fractions=(0.1, 0.03, 0.03, 0.84)),
     variants=("wgan_div",),
     search=Search(trials=16, selection="generation", stop_early=False, stop_collapsed=False),

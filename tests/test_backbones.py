@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from raeflow import variants
 from raeflow.backbones import ACTIVATIONS, KINDS, Layers, backbone
 from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling
 from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
+from raeflow.pretrain import Classifier
 from raeflow.study import Calibration, Training
-from raeflow.training import fit
+from raeflow.training import Run, fit
+from raeflow.variants import _layers
+from raeflow.variants._adversarial import Game
 
 SHAPES = [(1,), (12,), (1, 1), (1, 64), (2, 37), (3, 5), (1, 28, 28), (3, 17, 13), (1, 1, 1), (2, 1, 9)]
 
 
-@pytest.mark.parametrize(("kind", "shape"), [(k, s) for s in SHAPES for k in KINDS if k != "conv" or len(s) > 1], ids=str)
+DIMENSIONS = {"conv": (2, 3), "tcn": (2,)}
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(k, s) for s in SHAPES for k in KINDS if len(s) in DIMENSIONS.get(k, (1, 2, 3))], ids=str)
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_features_in_and_the_very_shape_out(kind: str, shape: tuple[int, ...], depth: int) -> None:
     net = backbone(shape, Layers(backbone=kind, depth=depth, channels=4, width=16))
@@ -304,6 +313,59 @@ def test_a_critic_may_be_recurrent() -> None:
     fitted = fit("wgan_gp", hyper, splits, Training(epochs=3, batch_size=16, patience=None, device="cpu"))
     assert set(fitted.history[0]) == {"epoch", "validation_loss", "loss_critic", "loss_generator"}
     assert "loss_encoder" in fitted.history[-1]
+
+
+RECURRENT = {"autoencoder", "contractive", "denoising", "gan", "sparse", "vae", "wgan_div", "wgan_gp"}
+
+
+def takes_lstms(name: str) -> dict[str, object]:
+    """Hyperparameters of a small recurrent network of a variant."""
+    game = {"game": 0.5, "critic_steps": 1} if issubclass(variants.get(name).Hyper, Game) else {}
+    return {"backbone": "recurrent", "layers": (6, 4), "latent": 2, **game, **({"tied": False} if name == "contractive" else {})}
+
+
+def test_variants_with_lstms_are_those_tested() -> None:
+    found = set()
+    for name in variants.names():
+        with contextlib.suppress(RaeflowError):
+            variants.build(name, (2, 9), takes_lstms(name))
+            found.add(name)
+    assert found == RECURRENT
+
+
+@pytest.fixture
+def differentiated() -> Iterator[list[bool]]:
+    """Mode of each LSTM whose output has a gradient: cuDNN goes back through those in training mode alone."""
+    modes: list[bool] = []
+
+    def see(module: nn.Module, _: object, output: object) -> None:
+        if isinstance(module, nn.RNNBase) and output[0].requires_grad:  # type: ignore[index]
+            modes.append(module.training)
+
+    handle = nn.modules.module.register_module_forward_hook(see)
+    yield modes
+    handle.remove()
+
+
+@pytest.mark.parametrize("name", sorted(RECURRENT))
+def test_gradients_pass_through_lstms_in_training_mode_alone(name: str, differentiated: list[bool]) -> None:
+    x = torch.rand(32, 2, 9, generator=torch.Generator().manual_seed(0))
+    spec = RowSpec(("row",), "list", (2, 9), "float32")
+    splits = Splits(spec, fit_scaling("unit", (2, 9), x.dtype, [x]), Rows(x), Rows(x[:8]), None, None)
+    run = Run(name, takes_lstms(name), splits, Training(epochs=2, batch_size=16, patience=None, device="cpu"))
+    for _ in run.epochs():
+        pass
+    Classifier(run.fitted().model(), (2, 9), classes=2)  # looks for the weights that a code is made of
+    assert differentiated
+    assert all(differentiated)
+
+
+def test_what_is_frozen_keeps_its_statistics_and_its_values() -> None:
+    model = nn.Sequential(nn.LSTM(3, 4), nn.Dropout(), nn.Sequential(nn.BatchNorm1d(4)))
+    _layers.frozen(model)
+    assert [part.training for part in model.modules()] == [False, True, False, False, False]
+    x = torch.randn(5, 3)
+    assert torch.equal(model[0](x)[0], model[0].eval()(x)[0])
 
 
 @pytest.mark.parametrize("shape", [(6,), (2, 9), (1, 6, 5)], ids=str)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 
+import optuna
 import pytest
 import torch
 from torch import Tensor
 
+from raeflow import space
 from raeflow.data import corruptions
 from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling
 from raeflow.errors import RaeflowError
 from raeflow.report import signalplots
-from raeflow.study import Training
+from raeflow.study import Data, Study, Training
 from raeflow.training import Run, fit, validation
 from raeflow.variants import autoencoder, denoising
 from raeflow.variants._contract import Batch
@@ -34,6 +36,31 @@ def test_dropout_masks_a_share_and_keeps_the_mean() -> None:
     assert lost.float().mean().item() == pytest.approx(0.3, abs=0.01)
     torch.testing.assert_close(out[~lost], x[~lost] / 0.7)
     assert out.mean().item() == pytest.approx(x.mean().item(), rel=0.01)
+
+
+def test_masking_takes_a_share_and_leaves_the_others() -> None:
+    """Vincent et al. 2008: so rows of 0-1 stay in 0-1, where those of dropout do not."""
+    x = torch.rand(500, 40, generator=torch.Generator().manual_seed(1))
+    out = made(corruption="masking", amount=0.25).corrupt(batch(x))
+    lost = out == 0
+    assert lost.float().mean().item() == pytest.approx(0.25, abs=0.01)
+    assert torch.equal(out[~lost], x[~lost])
+    assert out.max() <= 1 < made(corruption="dropout", amount=0.25).corrupt(batch(x)).max()
+
+
+def test_a_record_from_before_masking_goes_on_with_the_choices_it_has() -> None:
+    """Optuna refuses a choice that earlier trials did not have; a new record has it."""
+    study = Study(name="older", data=Data("digits"), variants=("denoising",))
+    record = optuna.create_study()
+    old = record.ask()
+    old.suggest_categorical("denoising.corruption", ["dropout", "gaussian"])
+    record.tell(old, 1.0)
+    with pytest.raises(ValueError, match="dynamic value space"):
+        denoising.space(space.Scoped(record.ask(), "denoising.", {}), (6,))
+    drawn = {space.ask(study, record.ask(), (6,))[1]["corruption"] for _ in range(30)}
+    assert drawn == {"dropout", "gaussian"}
+    new = optuna.create_study()
+    assert {space.ask(study, new.ask(), (6,))[1]["corruption"] for _ in range(30)} == {"dropout", "masking", "gaussian"}
 
 
 def test_salt_and_pepper_come_in_equal_parts() -> None:
@@ -58,10 +85,11 @@ def test_corruptions_leave_their_rows_as_they_are() -> None:
     corruptions.gaussian(x, torch.randn(9, 6), 0.5)
     corruptions.salt_and_pepper(x, torch.rand(9, 6), 0.5)
     corruptions.dropout(x, torch.rand(9, 6), 0.5)
+    corruptions.masking(x, torch.rand(9, 6), 0.5)
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize("corruption", ["dropout", "gaussian", "salt_and_pepper"])
+@pytest.mark.parametrize("corruption", ["dropout", "masking", "gaussian", "salt_and_pepper"])
 def test_two_workers_corrupt_as_one_does(corruption: str) -> None:
     model, x = made((2, 20), corruption=corruption, amount=0.4), torch.rand(8, 2, 20)
     whole = model.corrupt(batch(x))
@@ -107,6 +135,7 @@ def test_missing_pairs_and_rows_beyond_0_1_are_refused_at_once() -> None:
     [
         ({"corruption": "poisson"}, "corruption='poisson'"),
         ({"corruption": "dropout", "amount": 1.0}, "amount=1.0"),
+        ({"corruption": "masking", "amount": 1.0}, "amount=1.0"),
         ({"corruption": "salt_and_pepper", "amount": 1.5}, "amount=1.5"),
         ({"corruption": "gaussian", "amount": 0.0}, "amount=0.0"),
     ],

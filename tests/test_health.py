@@ -138,6 +138,83 @@ def test_few_classes_are_no_collapse_where_the_network_finds_few_in_real_rows(mo
     assert gauge(ones)["collapsed"] == 0.0  # type: ignore[arg-type]
 
 
+def eight_modes(values: int) -> tuple[Splits, Tensor]:
+    """Rows of eight Gaussians without labels, and the mode of each train row."""
+    centres = 4 * torch.randn(8, values, generator=dice(0))
+    mode = torch.randint(8, (800,), generator=dice(1))
+    x = centres[mode] + torch.randn(800, values, generator=dice(2))
+    spec = RowSpec(("row",), "list", (values,), "float32")
+    return Splits(spec, fit_scaling("standard", (values,), x.dtype, [x]), Rows(x[:600]), Rows(x[600:]), None, None), mode[:600]
+
+
+@pytest.mark.parametrize("values", [6, 24], ids=["its own features", "learned features"])
+def test_two_of_eight_modes_without_labels_are_narrow_and_six_are_not(values: int) -> None:
+    splits, mode = eight_modes(values)
+    gauge = Gauge(splits)
+    assert "modes" not in gauge(Draws(gauge.x)), "rows without labels"  # type: ignore[arg-type]
+    x = splits.encoding(splits.train.x)  # type: ignore[attr-defined]
+    found = {modes: gauge(Draws(x[mode < modes])) for modes in (1, 2, 4, 6, 8)}  # type: ignore[arg-type]
+    assert {modes: one["narrow"] for modes, one in found.items()} == {1: 1.0, 2: 1.0, 4: 0.0, 6: 0.0, 8: 0.0}
+    assert found[2]["spread"] > 0.2, "their variance tells nothing"
+    assert found[2]["collapsed"] == 0.0
+    assert found[2]["coverage"] == pytest.approx(0.25, abs=0.05)
+    point = gauge(Draws(x[:1], noise=0.0))  # type: ignore[arg-type]
+    assert point["collapsed"] == 1.0
+    noise = gauge(Draws(3 * torch.randn(600, values, generator=dice(3))))  # type: ignore[arg-type]
+    assert noise["narrow"] == noise["collapsed"] == 0.0, "bad rows are no narrow ones"
+    evaluations = [{"epoch": epoch, **found[2]} for epoch in range(1, 9)]
+    said = [collapse(evaluations[:done], 8) for done in range(1, 9)]
+    assert said[:5] == [None] * 5, "three eighths aside, three in a row"
+    assert said[5] is not None
+    assert "by epoch 6" in said[5]
+    assert "coverage 0.2" in said[5]
+    assert collapse([{"epoch": epoch, **found[6]} for epoch in range(1, 9)], 8) is None
+
+
+@pytest.mark.parametrize(
+    ("coverage", "alarm"), [((0.12, 0.19, 0.28), None), ((0.25, 0.25, 0.25), 8), ((0.25, 0.20, 0.27), 8), ((0.25, 0.25, 0.28), None)]
+)
+def test_narrow_rows_whose_coverage_grows_are_no_alarm(coverage: tuple[float, ...], alarm: int | None) -> None:
+    late = [{**record(6 + place, 0.0), "narrow": 1.0, "coverage": covered, "recall": 0.1} for place, covered in enumerate(coverage)]
+    history = [record(epoch, 0.0) for epoch in range(1, 6)] + late
+    said = collapse(history, 8)
+    assert (said is None) == (alarm is None)
+    if said:
+        assert f"by epoch {alarm}" in said
+        assert "as they were at epoch 6" in said
+    assert collapse([*history[:6], {**late[1], "narrow": 0.0}, late[2]], 8) is None, "three in a row"
+
+
+@pytest.mark.parametrize(("variant", "over"), [("wgan_div", {"critic_steps": 2}), ("dcgan", {})])
+def test_a_healthy_game_raises_no_alarm_at_any_time(variant: str, over: dict[str, Any]) -> None:
+    """Published games on rows of three directions and noise: they pass through a narrow stage, and leave it."""
+    x = torch.randn(800, 3, generator=dice(0)) @ torch.randn(3, 6, generator=dice(1)) + 0.5 * torch.randn(800, 6, generator=dice(2))
+    spec = RowSpec(("row",), "list", (6,), "float32")
+    splits = Splits(spec, fit_scaling("standard", (6,), x.dtype, [x]), Rows(x[:600]), Rows(x[600:]), None, None)
+    plan = dataclasses.replace(PLAN, epochs=36, batch_size=64, health=8)
+    run = Run(variant, {**vars(variants.get(variant).published((6,))), **over}, splits, plan, 0, gauge_of(splits, plan, 0))
+    due = evaluations(plan, run.model.game_share)
+    for epoch in run.epochs():
+        assert collapse(run.history, len(due)) is None
+        if epoch.number == due[-1]:
+            break
+    told = [record for record in run.history if "narrow" in record]
+    assert told[0]["narrow"] == 1.0
+    assert told[-1]["narrow"] == told[-1]["collapsed"] == 0.0
+    assert told[-1]["coverage"] > 0.5
+
+
+def test_a_game_that_learned_two_of_eight_modes_raises_the_alarm() -> None:
+    splits, mode = eight_modes(6)
+    two = dataclasses.replace(splits, train=splits.train.take(mode < 2))  # type: ignore[attr-defined]
+    hyper = {**vars(variants.get("dcgan").published((6,))), "game": 1.0}
+    run = Run("dcgan", hyper, two, dataclasses.replace(PLAN, epochs=80, health=8), 0, Gauge(splits))
+    said = [collapse(run.history, 8) for _ in run.epochs()]
+    raised = [sentence for sentence in said if sentence]
+    assert raised and "drawn rows look real" in raised[0]
+    assert run.history[-1]["spread"] > 0.1
+
+
 def test_one_row_for_all_is_a_collapse() -> None:
     gauge = Gauge(digits(labels=False))
     found = gauge(Draws(gauge.x[:1], noise=0.01))  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling
+from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
-from raeflow.study import Training
-from raeflow.training import fit
+from raeflow.study import Calibration, Training
+from raeflow.training import Run, fit
 from raeflow.variants import autoencoder, vae, wgan_gp
 from raeflow.variants._contract import Batch
 
@@ -131,11 +133,111 @@ def test_the_kl_weight_warms_up_and_the_bound_can_score() -> None:
     two = vae.Model((6,), warm)
     # A quarter of the way, half of the warm-up of beta = 3 is done.
     torch.testing.assert_close(next(one.turns(batch(x), 0.25))[1], next(two.turns(batch(x), 0.25))[1])
-    bound = vae.Model((6,), vae.Hyper(latent=2, beta=2.0, warm_up=0.4, anomaly_score="elbo"))
+    bound = vae.Model((6,), vae.Hyper(latent=2, beta=2.0, anomaly_score="elbo", samples=3))
     mean, log_variance = bound.encoder(x).chunk(2, 1)
-    expected = 0.5 * (x - bound.decode(mean)).square().sum(1) + 2.0 * vae.divergence(mean, log_variance)
+    rebuilt_SBF = torch.stack([bound.decode(mean + (0.5 * log_variance).exp() * draw) for draw in vae.draws(3, 2)])
+    expected = 0.5 * (x - rebuilt_SBF).square().sum(2).mean(0) + 2.0 * vae.divergence(mean, log_variance)
     torch.testing.assert_close(bound.score(x), expected)
-    assert bound.settled_from == 0.4
+    with pytest.raises(RaeflowError, match="samples=0"):
+        vae.Hyper(samples=0)
+
+
+@pytest.mark.parametrize("anomaly_score", ["reconstruction", "elbo"])
+def test_no_epoch_of_the_warm_up_is_the_best(anomaly_score: str) -> None:
+    """Without the weight of the KL term rows are rebuilt best, so that patience would take an epoch of the warm-up."""
+    x = torch.randn(256, 6, generator=torch.Generator().manual_seed(0))
+    spec = RowSpec(("row",), "list", (6,), "float32")
+    splits = Splits(spec, fit_scaling("standard", (6,), x.dtype, [x]), Rows(x[:192]), Rows(x[192:]), None, None)
+    hyper = {"latent": 4, "warm_up": 0.6, "beta": 4.0, "lr": 1e-2, "anomaly_score": anomaly_score}
+    run = Run("vae", hyper, splits, Training(epochs=10, batch_size=32, patience=1, device="cpu"))
+    settled = [epoch.settled for epoch in run.epochs()]
+    assert settled[:6] == [False] * 5 + [True]
+    losses = [record["validation_loss"] for record in run.history]
+    assert run.best_epoch >= 6
+    if anomaly_score == "reconstruction":
+        assert min(losses[:5]) < losses[run.best_epoch - 1], "what the warm-up rebuilds better counts for nothing"
+
+
+def linear_gaussian(samples: int) -> tuple[vae.Model, Tensor]:
+    """x = W z + b + noise with orthogonal columns of W, whose true posterior is diagonal and linear, and W."""
+    torch.manual_seed(0)
+    hyper = vae.Hyper(latent=2, depth=0, activation="identity", anomaly_score="elbo", samples=samples)
+    model = vae.Model((5,), hyper)
+    (encoder,), (decoder,) = ([m for m in half.modules() if isinstance(m, nn.Linear)] for half in (model.encoder, model.decoder))
+    weight = torch.linalg.qr(torch.randn(5, 2))[0] * torch.tensor([2.0, 0.7])
+    variance = 1 / (1 + weight.square().sum(0))
+    with torch.no_grad():
+        decoder.weight.copy_(weight)
+        encoder.weight.copy_(torch.cat([variance[:, None] * weight.T, torch.zeros(2, 5)]))
+        encoder.bias.copy_(torch.cat([-variance * (weight.T @ decoder.bias), variance.log()]))
+    return model, weight
+
+
+@torch.no_grad()
+def test_the_bound_of_a_linear_model_is_its_likelihood_and_the_value_at_the_mean_code_is_no_bound() -> None:
+    """With the true posterior the lower bound is the log-likelihood of N(b, W W^T + 1); with another it lies below."""
+    x = 2 * torch.randn(64, 5, generator=torch.Generator().manual_seed(1))
+    errors = {}
+    for samples in (2, 32, 4096):
+        model, weight = linear_gaussian(samples)
+        bias = model.decode(torch.zeros(1, 2))[0]
+        law = torch.distributions.MultivariateNormal(bias, weight @ weight.T + torch.eye(5))
+        true = -law.log_prob(x) - 2.5 * np.log(2 * np.pi)
+        errors[samples] = float((model.score(x) - true).abs().mean())
+    assert errors[4096] < 0.05 < errors[32] < errors[2]
+    mean, log_variance = model._posterior(x)
+    at_mean = 0.5 * (x - model.decode(mean)).square().sum(1) + vae.divergence(mean, log_variance)
+    assert (at_mean < true - 0.3).all(), "what the spread of codes costs is left out"
+    model.encoder[-1].bias[2:] += 0.8  # codes too wide: a looser bound
+    assert (model.score(x) > true + 0.1).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_the_bound_lies_above_the_likelihood_of_any_model(likelihood: str) -> None:
+    """The negative log-likelihood by importance sampling (Burda, Grosse & Salakhutdinov 2016) with 20,000 codes a row."""
+    torch.manual_seed(0)
+    model = vae.Model((6,), vae.Hyper(latent=2, width=16, depth=1, anomaly_score="elbo", samples=512, likelihood=likelihood))
+    for weight in model.decoder.parameters():
+        weight *= 3
+    x = torch.rand(8, 6, generator=torch.Generator().manual_seed(2))
+    mean, log_variance = model._posterior(x)
+    posterior = Normal(mean, (0.5 * log_variance).exp())
+    z_SBZ = posterior.sample((20_000,))
+    many = x.expand(20_000, 8, 6).flatten(0, 1)
+    misfit_SB = model._misfit(model.decoder(z_SBZ.flatten(0, 1)), many).unflatten(0, (20_000, 8))
+    weight_SB = Normal(0.0, 1.0).log_prob(z_SBZ).sum(2) - posterior.log_prob(z_SBZ).sum(2) - misfit_SB
+    true = -(weight_SB.logsumexp(0) - np.log(20_000))
+    assert (model.score(x) > true).all()
+
+
+def test_a_detector_of_the_bound_is_saved_and_exported(tmp_path: Path) -> None:
+    x = torch.rand(64, 6, generator=torch.Generator().manual_seed(0))
+    spec = RowSpec(("row",), "list", (6,), "float32")
+    splits = Splits(spec, fit_scaling("standard", (6,), x.dtype, [x]), Rows(x), Rows(x[:8]), Rows(x), None)
+    fitted = fit("vae", {"latent": 2, "width": 8, "anomaly_score": "elbo", "samples": 4}, splits, Training(epochs=1, batch_size=32))
+    assert not any("draws" in name for name in fitted.weights)
+    detector = Detector.assemble([fitted], splits, Calibration())
+    expected = detector.score(x)
+    assert np.array_equal(Detector.load(detector.save(tmp_path / "detector"), device="cpu").score(x), expected)
+    program = torch.export.load(detector.export(tmp_path / "program.pt2")).module()
+    for count in (1, 5):
+        np.testing.assert_allclose(program(x[:count]).numpy(), expected[:count], rtol=1e-5)
+
+
+def test_the_draws_of_the_bound_are_no_state_and_the_same_everywhere() -> None:
+    hyper = vae.Hyper(latent=3, anomaly_score="elbo", samples=6)
+    torch.manual_seed(0)
+    one = vae.Model((6,), hyper)
+    torch.manual_seed(1)
+    two = vae.Model((6,), hyper)
+    assert torch.equal(one.get_buffer("draws"), two.get_buffer("draws"))
+    assert "draws" not in one.state_dict()
+    assert set(one.state_dict()) == set(vae.Model((6,), dataclasses.replace(hyper, anomaly_score="reconstruction")).state_dict())
+    torch.testing.assert_close(one.get_buffer("draws").sum(0), torch.zeros(3))
+    x = torch.randn(9, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.cat([one.score(row[None]) for row in x]), one.score(x))
 
 
 def test_the_published_galaxy_network_can_be_written() -> None:

@@ -16,13 +16,13 @@ import optuna
 import pytest
 import torch
 
-from raeflow import space, variants
+from raeflow import heads, space, variants
 from raeflow.cluster import estimate
 from raeflow.cluster.record import Record
 from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling
 from raeflow.errors import RaeflowError
-from raeflow.selection import Trial, judge
+from raeflow.selection import Synthetic, Trial
 from raeflow.study import Cluster, Data, Search, Study, Training
 
 SHAPE = (12,)
@@ -129,7 +129,7 @@ def test_the_record_goes_on_from_its_database(tmp_path: Path) -> None:
 
     again = Record(one, splits())  # the process died with a trial running
     assert [(t.number, t.status, t.value, t.hyper) for t in again.trials()] == [(number, "complete", 0.9, hyper)]
-    assert again.rungs() == [(variant, number, {1: 0.6})]
+    assert again.medians(variant) == {1: 0.6}, "a trial that runs is nobody's measure"
     assert again.ask() == (open_number, open_variant, open_hyper), "what was interrupted goes on under its number"
     again.report(open_number, {"epoch": 1, "value": 0.4, "rung": 1})  # told again, quietly
     again.end(ended(open_number, open_variant, 0.4, "pruned"))
@@ -139,6 +139,7 @@ def test_the_record_goes_on_from_its_database(tmp_path: Path) -> None:
 
 def test_published_values_come_first_one_variant_after_the_other(tmp_path: Path) -> None:
     record = Record(study(tmp_path), splits())
+    record.lag = 2
     for name in BOTH:
         _, variant, hyper = record.ask()
         assert variant == name
@@ -321,7 +322,9 @@ def test_weights_come_back_and_are_the_ones_that_were_judged(searched: Any) -> N
     best = trials[0]
     fitted = load_fitted(best.folder)
     held = splits()
-    again = judge("synthetic", held.for_search(), one.seed)(fitted.model(), held.encoding)
+    asked = Synthetic(held.for_search(), one.seed)
+    again = asked.value(heads.scored(fitted.model(), fitted.scorer(), asked.x))
+    assert best.head == fitted.head and max(best.heads.values()) == best.value
     assert again == pytest.approx(best.value, abs=1e-6)
     assert Path(best.folder) == (one.folder / "trials" / str(best.number)).absolute()
     assert [e["epoch"] for e in best.history] == [1, 2, 3, 4]

@@ -145,11 +145,26 @@ def test_a_swap_keeps_every_value_and_a_warp_keeps_the_range() -> None:
     assert bool((warped.amax(-1) <= rows.amax(-1) + 1e-5).all())
 
 
-def test_permuted_entries_are_values_of_their_own_feature() -> None:
+def test_rows_beyond_and_between_lie_on_the_line_through_two_rows() -> None:
     generator = torch.Generator().manual_seed(0)
-    rows = torch.arange(50.0)[:, None] + torch.tensor([0.0, 1000.0, 2000.0])
-    x = synthetic.permuted(rows, rows, generator)
-    assert all(bool(torch.isin(x[:, i], rows[:, i]).all()) for i in range(3))
+    rows = torch.randn(60, 4, generator=generator)
+    for maker, inside in ((synthetic.between, True), (synthetic.beyond, False)):
+        moved = maker(rows, rows, generator)
+        ways = (moved - rows)[:, None], rows[None] - rows[:, None]
+        along = torch.nn.functional.cosine_similarity(*ways, dim=2)
+        end = along.argmax(1) if inside else along.argmin(1)
+        assert bool((along.gather(1, end[:, None]).abs() > 0.999).logical_or((moved == rows).all(1)[:, None]).all())
+        share = (moved - rows).norm(dim=1) / (rows[end] - rows).norm(dim=1).clamp_min(1e-9)
+        own = (moved != rows).any(1)
+        low, high = synthetic.BETWEEN if inside else synthetic.BEYOND
+        assert float(share[own].min()) >= low - 1e-3
+        assert float(share[own].max()) <= high + 1e-3
+
+
+def test_local_rows_move_along_their_neighbourhood() -> None:
+    generator = torch.Generator().manual_seed(0)
+    line = torch.stack([torch.linspace(0, 1, 50), torch.zeros(50)], 1)
+    assert bool((synthetic.local(line, line, generator)[:, 1] == 0).all()), "neighbours differ along the line alone"
 
 
 def test_small_and_constant_validation_splits() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -19,12 +20,20 @@ from raeflow.stored import WEIGHTS
 from raeflow.study import Study, to_json
 
 _STATUS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+_STATE = {status: state for state, status in _STATUS.items()}
+_ENDED = "ended"
 _HISTORY = "history.json"
 T = TypeVar("T")
 
 
 class Record:
-    """One Optuna study of one raeflow study: asks for trials, is told of their ends, and remembers both."""
+    """One Optuna study of one raeflow study: asks for trials, is told of their ends, and remembers both.
+
+    Trial n is suggested from the trials up to n - `lag`, all of which have ended, and to the sampler those between
+    are running ones even where they have ended too. So what it knows depends on numbers alone, not on speed.
+    """
+
+    lag = 1
 
     def __init__(self, study: Study, splits: Splits, resume: bool = True) -> None:
         self.study, self.shape = study, splits.spec.shape
@@ -37,13 +46,25 @@ class Record:
             self._guard(lambda: self._forget(storage))
         self.optuna = self._guard(lambda: self._open(storage, study))
         self._claim(identity(study, splits))
-        self.interrupted = [t for t in self._trials() if t.state == TrialState.RUNNING]
+        begun = [t for t in self._trials() if t.state == TrialState.RUNNING]
+        self.interrupted = [t for t in begun if _ENDED not in t.user_attrs]
         self.open: dict[int, optuna.trial.Trial] = {}
+        self.untold = {t.number: self._taken_up(t) for t in begun if _ENDED in t.user_attrs}
+        self.tell()
+        self.next = sum(t.state != TrialState.WAITING for t in self._trials())
 
-    def ask(self) -> tuple[int, str, dict[str, Any]]:
+    def ask(self) -> tuple[int, str, dict[str, Any]] | None:
         """(number, variant, hyperparameters) of the next trial: what a kill interrupted first, then the
-        sources' own values, then what the sampler suggests."""
-        trial = self._interrupted() or self.optuna.ask()
+        sources' own values, then what the sampler suggests. None where an earlier trial must end first."""
+        known = self._known()
+        if any(n <= known for n in self.open):
+            return None
+        self.tell(known)
+        if self.interrupted:
+            trial = self._taken_up(self.interrupted.pop(0))
+        else:
+            trial = self.optuna.ask()
+            self.next = trial.number + 1
         variant, hyper = space.ask(self.study, trial, self.shape)
         self.open[trial.number] = trial
         return trial.number, variant, hyper
@@ -59,26 +80,37 @@ class Record:
             trial.set_user_attr("rungs", rungs)
 
     def end(self, trial: Trial) -> None:
-        """Keep the end of a trial: COMPLETE with its value, PRUNED at its last report, or FAIL."""
-        asked = self.open.pop(trial.number)
+        """Keep the end of a trial; the sampler hears of it as soon as it may."""
+        asked = self.open[trial.number]
         for name in ("epochs", "seconds", "validation_loss", "message", "head", "heads"):
             asked.set_user_attr(name, getattr(trial, name))
         place = self.folder / str(trial.number)
         place.mkdir(parents=True, exist_ok=True)
         (place / _HISTORY).write_text(json.dumps(list(trial.history)))
-        if trial.status == "complete":
-            self.optuna.tell(asked, trial.value)
-        else:
-            self.optuna.tell(asked, state=TrialState.PRUNED if trial.status == "pruned" else TrialState.FAIL)
+        asked.set_user_attr(_ENDED, {"status": trial.status, "value": trial.value})  # last of all: from here on it is not run again
+        self.untold[trial.number] = self.open.pop(trial.number)
+        self.tell(self._known())
+
+    def tell(self, last: int | None = None) -> None:
+        """Tell the sampler of trials that ended, up to number `last`, by number: COMPLETE with the value, PRUNED at the
+        last report, or FAIL."""
+        for number in sorted(n for n in self.untold if last is None or n <= last):
+            trial = self.untold.pop(number)
+            end = trial.user_attrs[_ENDED]
+            self.optuna.tell(trial, end["value"] if end["status"] == "complete" else None, _STATE[end["status"]])
 
     def trials(self) -> list[Trial]:
-        """The trials that ended, by number."""
+        """The trials that the sampler was told of, by number."""
         return [self._trial(t) for t in self._trials() if t.state in _STATUS]
 
-    def rungs(self) -> list[tuple[str, int, dict[int, float]]]:
-        """(variant, number, value at each rung) of trials that ended, so that new ones are compared with them."""
-        ended = [t for t in self._trials() if t.state in _STATUS]
-        return [(t.user_attrs["variant"], t.number, {int(k): v for k, v in t.user_attrs.get("rungs", {}).items()}) for t in ended]
+    def medians(self, variant: str) -> dict[int, float]:
+        """Median value at each rung of the variant's trials that the sampler was told of; a rung that none reached is not there."""
+        told = [t for t in self._trials() if t.state in _STATUS and t.user_attrs["variant"] == variant]
+        values: dict[int, list[float]] = {}
+        for trial in told:
+            for rung, value in trial.user_attrs.get("rungs", {}).items():
+                values.setdefault(int(rung), []).append(value)
+        return {rung: statistics.median(found) for rung, found in values.items()}
 
     def _trial(self, t: FrozenTrial) -> Trial:
         place = self.folder / str(t.number)
@@ -101,9 +133,13 @@ class Record:
             heads=at.get("heads", {}),
         )
 
-    def _interrupted(self) -> optuna.trial.Trial | None:
-        """A trial that was running when an earlier driver died goes on under its number, with its values."""
-        return optuna.trial.Trial(self.optuna, self.interrupted.pop(0)._trial_id) if self.interrupted else None
+    def _known(self) -> int:
+        """The last trial by which the next one is chosen."""
+        return (self.interrupted[0].number if self.interrupted else self.next) - self.lag
+
+    def _taken_up(self, trial: FrozenTrial) -> optuna.trial.Trial:
+        """A trial of an earlier driver that died, which goes on under its number, with its values."""
+        return optuna.trial.Trial(self.optuna, trial._trial_id)
 
     def _trials(self) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False)

@@ -6,6 +6,7 @@ Splits, once in shared memory -> trials in reused processes -> reports -> Trial,
 from __future__ import annotations
 
 import collections
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from raeflow.cluster import session
@@ -89,9 +90,21 @@ def slots(study: Study) -> int:
     return s.slots or max(1, int(fit + 1e-9))
 
 
+def lag(slots: int) -> int:
+    """How many numbers back the trials lie that a new one is chosen by and compared with.
+
+    A search must not depend on which trial is faster, so number n waits for all numbers up to n - lag and knows
+    no others. With a lag of `slots`, a slot stands idle whenever a later trial ends before an earlier one. As
+    many numbers more as there are other slots leave room for that; one slot knows all that came before.
+    """
+    return 2 * slots - 1
+
+
 def _run(study: Study, splits: Splits, log: Log, missing: int) -> None:
     """Run the missing trials; Tune's own files are scrap, for the database has all that matters."""
     trainable, resources = _trainable(study, splits)
+    at_a_time = slots(study)
+    log.record.lag = lag(at_a_time)
     with tempfile.TemporaryDirectory(prefix="raeflow-") as scrap:
         tune.run(
             trainable,
@@ -99,8 +112,8 @@ def _run(study: Study, splits: Splits, log: Log, missing: int) -> None:
             storage_path=scrap,
             num_samples=missing,
             search_alg=OptunaSearcher(log),
-            scheduler=Halving(log) if study.search.stop_early else Watching(log),
-            max_concurrent_trials=min(slots(study), missing),
+            scheduler=Halving(log, at_a_time) if study.search.stop_early else Watching(log, at_a_time),
+            max_concurrent_trials=min(at_a_time, missing),
             resources_per_trial=resources,
             reuse_actors=study.search.workers == 1,
             max_failures=study.cluster.max_failures,
@@ -109,6 +122,7 @@ def _run(study: Study, splits: Splits, log: Log, missing: int) -> None:
             trial_dirname_creator=_name,
             verbose=0,
         )
+    log.record.tell()
 
 
 def _trainable(study: Study, splits: Splits) -> tuple[Any, Any]:
@@ -135,6 +149,8 @@ class _Running:
     hyper: dict[str, Any]
     history: dict[int, dict[str, float]]
     """By epoch, so that a trial that started again tells nothing twice."""
+    medians: dict[int, float]
+    """By rung: the values below which it is stopped, known before it starts."""
     error: str = "its process died (killed, or out of memory)"
 
 
@@ -145,6 +161,8 @@ class Log:
         self.study, self.record, self.on_trial, self.progress = study, record, on_trial, progress
         self.trials = record.trials()
         self.running: dict[str, _Running] = {}
+        self.early: dict[int, Trial] = {}
+        """Trials that ended before one of a lower number, which is to be told first."""
         self.start = time.monotonic()
         self.begun, self.expired = 0, False
 
@@ -154,11 +172,14 @@ class Log:
         self.expired = minutes is not None and self.begun > 0 and time.monotonic() - self.start > 60 * minutes
         return self.expired
 
-    def begin(self, trial_id: str) -> dict[str, Any]:
-        """What the next trial shall be."""
+    def begin(self, trial_id: str) -> dict[str, Any] | None:
+        """What the next trial shall be; None where others must end first."""
+        asked = self.record.ask()
+        if asked is None:
+            return None
         self.begun += 1
-        number, variant, hyper = self.record.ask()
-        self.running[trial_id] = _Running(number, variant, hyper, {})
+        number, variant, hyper = asked
+        self.running[trial_id] = _Running(number, variant, hyper, {}, self.record.medians(variant))
         return {"number": number, "variant": variant, "hyper": hyper}
 
     def hear(self, trial_id: str, report: dict[str, Any]) -> None:
@@ -193,11 +214,19 @@ class Log:
             heads=report.get("heads") or {},
         )
         self.record.end(trial)
-        self.trials.append(trial)
         if self.on_trial:
             self.on_trial(trial)
-        if self.progress:
-            self.progress(self.line(trial))
+        self.early[trial.number] = trial
+        first = min((r.number for r in self.running.values()), default=math.inf)
+        for number in sorted(n for n in self.early if n < first):
+            self.trials.append(self.early.pop(number))
+            if self.progress:
+                self.progress(self.line(self.trials[-1]))
+
+    def weak(self, trial_id: str, report: dict[str, Any]) -> bool:
+        """Whether a trial at a rung lies below the median of its variant."""
+        medians = self.running[trial_id].medians
+        return report.get("rung") in medians and report["value"] < medians[report["rung"]]
 
     def line(self, trial: Trial) -> str:
         """trial 3/24 vae 0.9810 best 0.9840 12.1 s"""
@@ -212,15 +241,17 @@ class OptunaSearcher(Searcher):
     """Optuna's ask and tell as Tune's searcher.
 
     Unlike Tune's own, it tells trials that ASHA stopped as PRUNED at their last value rather than as
-    COMPLETE, failed ones as FAIL, and goes on from its database rather than from a pickled copy of itself.
+    COMPLETE, failed ones as FAIL, all by number, and goes on from its database rather than from a pickled copy
+    of itself.
     """
 
     def __init__(self, log: Log) -> None:
         super().__init__(metric="value", mode="max")
         self.log = log
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
-        """The next trial's number, variant and hyperparameters, or FINISHED where the time is up."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        """The next trial's number, variant and hyperparameters; FINISHED where the time is up; None where an earlier
+        trial must end first: Tune asks again after the next report of any trial, or in a tenth of a second."""
         if self.log.time_is_up():
             return Searcher.FINISHED
         return self.log.begin(trial_id)
@@ -244,9 +275,16 @@ class OptunaSearcher(Searcher):
 class Watching(FIFOScheduler):
     """First come, first served; and hears why a trial's process died, which Tune does not tell its searcher."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, slots: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.log = log
+        self.log, self.slots = log, slots
+
+    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
+        """Keep a process for each slot, though all but one may wait for a trial; Tune itself would keep one and start the others anew."""
+        cache = getattr(getattr(tune_controller, "_tune_controller", None), "_actor_cache", None)
+        if cache is not None and self.slots:
+            cache.increase_max(trial.placement_group_factory, self.slots)
+            self.slots = 0
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:  # noqa: ARG002
         """Keep the error for the searcher, which hears of the end next."""
@@ -260,41 +298,14 @@ class Watching(FIFOScheduler):
 
 
 class Halving(Watching):
-    """ASHA (Li et al. 2020, arXiv:1810.05934) with factor 2, among the trials of each variant by themselves.
+    """Asynchronous halving (ASHA, Li et al. 2020, arXiv:1810.05934) with factor 2, among the trials of each variant by themselves.
 
     Curves of different variants cross: a GAN's encoder starts when an autoencoder is nearly done. So trials
     are compared with those of their own variant at the same share of their settled epochs, and it is the
-    sampler that moves trials from weak variants to strong ones.
+    sampler that moves trials from weak variants to strong ones. Unlike ASHA's, a verdict does not ask who came
+    first: trial n is compared with the numbers up to n - lag, which had all ended when it was asked for.
     """
 
-    def __init__(self, log: Log) -> None:
-        super().__init__(log)
-        self.asha: dict[str, Any] = {
-            v: ASHAScheduler(
-                time_attr="rung", metric="value", mode="max", grace_period=1, max_t=3, reduction_factor=2, stop_last_trials=False
-            )
-            for v in log.study.variants
-        }
-        for variant, number, rungs in log.record.rungs():
-            past = _Past(f"past-{number}")
-            self.asha[variant].on_trial_add(None, past)
-            for rung in sorted(rungs):
-                self.asha[variant].on_trial_result(None, past, {"rung": rung, "value": rungs[rung]})
-
-    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """A new trial joins those of its variant."""
-        self._of(trial).on_trial_add(tune_controller, trial)
-
-    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:  # noqa: ARG002
         """STOP or CONTINUE; only rungs are compared."""
-        if "rung" not in result:
-            return str(TrialScheduler.CONTINUE)
-        return str(self._of(trial).on_trial_result(tune_controller, trial, result))
-
-    def _of(self, trial: TuneTrial) -> Any:
-        return self.asha[trial.config["variant"]]
-
-
-@dataclass(frozen=True)
-class _Past:
-    trial_id: str
+        return str(TrialScheduler.STOP if self.log.weak(trial.trial_id, result) else TrialScheduler.CONTINUE)

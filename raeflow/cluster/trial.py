@@ -30,7 +30,7 @@ from raeflow.training import Run, evaluations
 RUNGS = (1 / 4, 1 / 2)
 """Shares of a trial's settled epochs after which the weaker half of its variant's trials is stopped."""
 HEARTBEAT = 10.0
-"""Seconds after which a trial reports, rung or not."""
+"""Seconds after which a trial reports its losses, rung or not."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,9 @@ def reports(
                 break
             # Several workers report together or not at all, and their clocks differ.
             if epoch.number in rungs or (workers == 1 and time.perf_counter() - state.told > HEARTBEAT):
-                value = judge(run.model, run.encoding) if epoch.settled or generation else None
+                # Values at rungs alone: where a heartbeat falls depends on the machine.
+                at_rung = epoch.number in rungs and (epoch.settled or generation)
+                value = judge(run.model, run.encoding) if at_rung else None
                 yield state.report(run, epoch.number, value, rungs.get(epoch.number))
         yield finish(plan, run, judge, number, state)
     except FAILURES as error:

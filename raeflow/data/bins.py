@@ -20,6 +20,8 @@ from raeflow.study import SPLITS
 _ODD = 4
 """Bin of the validation rows that are not normal."""
 _LAST = np.uint64(2**64 - 1)
+Places = np.ndarray[Any, np.dtype[np.int64]]
+_NOWHERE: Places = np.empty((0, 2), np.int64)
 
 
 class Bins:
@@ -39,8 +41,8 @@ class Bins:
         self.words: set[str] = set()
         self.labels = (0, 0)
 
-    def add(self, part: Part) -> None:
-        """Copy the rows of a part into their splits."""
+    def add(self, part: Part, unit: int | None = None) -> None:
+        """Copy the rows of a part into their splits; where its `unit` is named, by its place in the plan, places are kept too."""
         self.words.update(part.words or ())
         if part.label is not None and len(part.label):
             values = part.label.numpy()
@@ -48,19 +50,19 @@ class Bins:
         for code in self.codes:
             here = part.split == code
             if code == splits.TEST or part.normal is None:
-                self._put(code, code, part, here)
+                self._put(code, code, part, here, unit)
             else:
-                self._put(code, code, part, here & part.normal)
+                self._put(code, code, part, here & part.normal, unit)
                 if code == splits.VALIDATE:
-                    self._put(_ODD, code, part, here & ~part.normal)
+                    self._put(_ODD, code, part, here & ~part.normal, unit)
             if self.limit is not None:
                 self._thin(code, self.limit)
 
-    def _put(self, name: int, code: int, part: Part, chosen: Bools) -> None:
+    def _put(self, name: int, code: int, part: Part, chosen: Bools, unit: int | None) -> None:
         if part.keys is not None and self.level[code]:
             chosen = chosen & self._kept(part.keys, code)
         if chosen.any():
-            self.buffers[name].append(part, np.flatnonzero(chosen))
+            self.buffers[name].append(part, np.flatnonzero(chosen), unit)
 
     def _kept(self, keys: splits.Keys, code: int) -> Bools:
         return splits.thinning(keys) <= _LAST >> np.uint64(self.level[code])
@@ -77,6 +79,11 @@ class Bins:
         if code not in self.codes:
             return None
         return self.buffers.pop(code).rows(self.classes, truth=code == splits.TEST and self.telling)
+
+    def places(self, code: int) -> Places:
+        """Where a split's rows came from, (n, 2): the unit's place in the plan and the row's number in it; to be asked before `rows`."""
+        held = self.buffers[code].places if code in self.codes else []
+        return np.concatenate([_NOWHERE, *held])
 
     def validation(self) -> tuple[Rows, Rows | None]:
         """Normal validation rows, and all of them where their truth is known; the first are a slice of the second."""
@@ -144,8 +151,9 @@ class Buffer:
         self.labels: list[tuple[Tensor | None, tuple[str, ...] | None]] = []
         self.truths: list[Bools | None] = []
         self.keys: list[splits.Keys] = []
+        self.places: list[Places] = []
 
-    def append(self, part: Part, index: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+    def append(self, part: Part, index: np.ndarray[Any, np.dtype[np.int64]], unit: int | None = None) -> None:
         """Copy some rows of a part, once, to where they stay."""
         self._reserve(len(index))
         place = slice(self.count, self.count + len(index))
@@ -157,6 +165,9 @@ class Buffer:
         self.truths.append(None if part.truth is None else part.truth[index])
         if part.keys is not None:
             self.keys.append(part.keys[index])
+        if unit is not None:
+            rows = part.numbers[index]
+            self.places.append(np.column_stack([np.full(len(rows), unit), rows]).astype(np.int64))
 
     def extend(self, other: Buffer) -> None:
         """Take over the rows of another buffer."""
@@ -169,6 +180,7 @@ class Buffer:
         self.labels += other.labels
         self.truths += other.truths
         self.keys += other.keys
+        self.places += other.places
 
     def keep(self, rule: Callable[[splits.Keys], Bools]) -> None:
         """Drop the rows whose keys a rule does not keep."""

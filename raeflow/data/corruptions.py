@@ -25,10 +25,15 @@ def salt_and_pepper(x: Tensor, uniform: Tensor, share: float, low: float = 0.0, 
     return x.masked_fill(uniform < share, high).masked_fill_(uniform < share / 2, low)
 
 
+def masking(x: Tensor, uniform: Tensor, share: float) -> Tensor:
+    """Values set to 0 with chance `share`, the others left as they are (Vincent et al. 2008, section 2.3). `uniform` in [0, 1)."""
+    return x.masked_fill(uniform < share, 0.0)
+
+
 def dropout(x: Tensor, uniform: Tensor, share: float) -> Tensor:
     """Values set to 0 with chance `share`, the others divided by 1 - share, so that each keeps its expectation.
 
-    Masking noise (Vincent et al. 2008) in the form of inverted dropout (Srivastava et al. 2014): a network trained
-    on it sees whole rows in the same scale. `uniform` in [0, 1).
+    Inverted dropout (Srivastava et al. 2014, section 10): sums over a row are those of whole rows in the mean, but values of
+    0-1 may leave that range. `uniform` in [0, 1).
     """
     return x * (uniform >= share).to(x.dtype).div_(1 - share)

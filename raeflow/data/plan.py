@@ -180,6 +180,8 @@ def _fingerprint(data: Data, spec: RowSpec, roles: list[tuple[int | None, list[F
         said |= {"roles": to_json(data.roles), "min_frequency": data.min_frequency}
     if data.bad_rows != Data.bad_rows:
         said["bad_rows"] = data.bad_rows
+    if data.contamination is not None:
+        said["contamination"] = data.contamination
     said_of = spec if spec.fields else replace(spec, held=())
     what = {"files": [[code, sorted(f.digest for f in listed)] for code, listed in roles], "spec": said_of.to_json(), **said}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

@@ -70,6 +70,11 @@ class Part:
     def __len__(self) -> int:
         return len(self.x)
 
+    @property
+    def numbers(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """(n,) number of each row in its unit."""
+        return np.delete(np.arange(len(self.x) + len(self.problems)), list(self.problems))
+
     def train(self) -> Raw:
         """Normal rows of the train split; without a copy where that is all of them."""
         here = self.split == splits.TRAIN if self.normal is None else (self.split == splits.TRAIN) & self.normal

@@ -9,12 +9,15 @@ import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from raeflow.errors import RaeflowError
+
+if TYPE_CHECKING:
+    from raeflow.data.cleaning import SetAside
 
 Shape = tuple[int, ...]
 
@@ -231,6 +234,8 @@ class Splits:
     """Bad rows that `Data(bad_rows="skip")` left out; None where there was none."""
     sampled: Rows | None = None
     """Some train rows, chosen by hash, where train itself is streamed."""
+    set_aside: SetAside | None = None
+    """Suspicious rows that `Data(contamination=...)` took out of train, validate and calibrate; None where it is off."""
 
     def __reduce__(self) -> Any:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -267,7 +272,10 @@ class Splits:
             raise RaeflowError(f"class {label}: the train or validation split has no row of it")
         test = self.test if self.test is None or self.test.label is None else replace(self.test, anomaly=self.test.label != label)
         name = f"{self.fingerprint} class {label}"
-        return replace(self, train=train, validate=validate, calibrate=calibrate, test=test, labelled=None, fingerprint=name)
+        aside = None if self.set_aside is None else self.set_aside.of_class(label, self.calibrate)
+        return replace(
+            self, set_aside=aside, train=train, validate=validate, calibrate=calibrate, test=test, labelled=None, fingerprint=name
+        )
 
     def some_train(self, count: int, seed: int = 0) -> Rows:
         """So many train rows, or all that are at hand where there are fewer, in an order of chance; the same `seed` chooses the same.
@@ -281,7 +289,7 @@ class Splits:
 
     def for_search(self) -> Splits:
         """Without calibrate and test: what a search may see."""
-        return replace(self, calibrate=None, test=None)
+        return replace(self, calibrate=None, test=None, set_aside=None)
 
 
 def told(encoding: Any, left_out: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

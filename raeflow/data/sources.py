@@ -82,7 +82,7 @@ def _filled(data: Data, chosen: NamedSet) -> dict[str, Any]:
     known: dict[str, Any] = {"label": chosen.label, "split": chosen.split, "columns": chosen.columns}
     if data.columns in (None, chosen.columns):
         known |= {"target": chosen.target, "shape": chosen.shape, "layout": chosen.layout}
-    if chosen.flags:
+    if chosen.flags and data.contamination is None:  # who asks for cleaning has the set as nobody has labelled it
         known["normal"] = ((chosen.label, "==", 0),)
     return fields | {name: value for name, value in known.items() if getattr(data, name) is None}
 

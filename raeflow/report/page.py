@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -16,8 +16,9 @@ import torch
 
 from raeflow import checkpoint
 from raeflow.commands import finding, program
+from raeflow.data import aside
 from raeflow.report import examples, judge, markup, plots
-from raeflow.report.terminal import chosen_text, hyper_text, leaders, number, value_text, varied
+from raeflow.report.terminal import chosen_text, hyper_text, leaders, member_text, number, value_text, varied
 from raeflow.stored import load_fitted
 from raeflow.study import without_passwords
 
@@ -41,20 +42,30 @@ METRICS = {
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """The test split as the detector and the baseline see it, scored once for the whole page."""
+    """The test split as the detector and the baselines see it, scored once for the whole page."""
 
     scores: judge.Floats
     alerts: judge.Flags
     truth: judge.Flags | None
-    forest: judge.Floats | None
+    peers: Mapping[str, judge.Floats]
     metrics: dict[str, float]
-    baseline: dict[str, float]
+    baselines: dict[str, dict[str, float]]
 
 
-def write(study: Study, trials: Sequence[Trial], detector: Detector, splits: Splits, out: str | Path) -> Path:
-    """Write the page to `out` (a folder gets `report.html`), whole or not at all; returns its path."""
+def write(
+    study: Study,
+    trials: Sequence[Trial],
+    detector: Detector,
+    splits: Splits,
+    out: str | Path,
+    peers: Mapping[str, judge.Floats] | None = None,
+) -> Path:
+    """Write the page to `out` (a folder gets `report.html`), whole or not at all; returns its path.
+
+    `peers` are the baselines' scores where they are there already.
+    """
     place = Path(out) if Path(out).suffix in (".html", ".htm") else Path(out) / "report.html"
-    seen, runs = _judge(study, detector, splits), _runs(study, trials, detector)
+    seen, runs = _judge(study, detector, splits, peers), _runs(study, trials, detector)
     sections = [
         _head(study, trials, detector, seen),
         _data(study, splits),
@@ -72,16 +83,16 @@ def write(study: Study, trials: Sequence[Trial], detector: Detector, splits: Spl
     return place
 
 
-def _judge(study: Study, detector: Detector, splits: Splits) -> Judged | None:
+def _judge(study: Study, detector: Detector, splits: Splits, peers: Mapping[str, judge.Floats] | None) -> Judged | None:
     if splits.test is None or not len(splits.test):
         return None
     truth = judge.truth(splits)
     scores = detector.score(splits.test.x)
     alerts = detector.flags(scores)
     if truth is None:
-        return Judged(scores, alerts, None, None, {}, {})
-    forest = judge.forest_scores(splits, splits.test, study.seed)
-    return Judged(scores, alerts, truth, forest, judge.judged(detector, truth, scores), judge.ranked(truth, forest))
+        return Judged(scores, alerts, None, {}, {}, {})
+    known = peers if peers is not None else judge.peers(splits, study.seed)
+    return Judged(scores, alerts, truth, known, judge.judged(detector, truth, scores), judge.baselines(splits, known))
 
 
 def _head(study: Study, trials: Sequence[Trial], detector: Detector, seen: Judged | None) -> str:
@@ -97,7 +108,8 @@ def _head(study: Study, trials: Sequence[Trial], detector: Detector, seen: Judge
         m = seen.metrics
         if m:
             figures = [("test AUROC", f"{m['auroc']:.4f}"), ("test average precision", f"{m['average_precision']:.4f}")]
-            figures += [("accuracy at the threshold", f"{m['accuracy']:.4f}"), ("IsolationForest AUROC", f"{seen.baseline['auroc']:.4f}")]
+            figures += [("accuracy at the threshold", f"{m['accuracy']:.4f}")]
+            figures += [(f"{name} AUROC", f"{found['auroc']:.4f}") for name, found in seen.baselines.items()]
         figures += [("test rows flagged", f"{seen.alerts.mean():.2%}")]
     figures.append(("normal rows flagged, expected", f"{t.alert_rate:.2%}"))
     return "\n".join(
@@ -132,6 +144,8 @@ def _data(study: Study, splits: Splits) -> str:
         ("scaling", str(splits.encoding.mode)),
     ]
     facts += [(name, str(value)) for name, value in (("normal rows", _condition(data.normal)), ("label", data.label)) if value]
+    if splits.set_aside is not None:
+        facts.append(("cleaning", f"{splits.set_aside.told()}; they are in {study.folder / aside.NAME}"))
     facts.append(("fingerprint", splits.fingerprint or "-"))
     table = markup.grid(["split", "rows", "anomalies known", "used for"], rows, numbers=(1, 2))
     told = markup.folded("What each column is", markup.grid(["column", "what it is"], splits.told())) if spec.held else ""
@@ -154,7 +168,7 @@ def _choice(detector: Detector) -> str:
     members = []
     for place, member in enumerate(detector.members, 1):
         values = [(k, value_text(v)) for k, v in member.hyper.items()]
-        members.append(markup.folded(f"{place}. {member.variant}: all hyperparameters", markup.pairs(values)))
+        members.append(markup.folded(f"{place}. {member_text(member)}: all hyperparameters", markup.pairs(values)))
     how = {
         "mean_std": f"mean + {t.k:g} std",
         "median_mad": f"median + {t.k:g} MAD",
@@ -168,6 +182,9 @@ def _choice(detector: Detector) -> str:
         ("alerts on normal rows", f"{t.alert_rate:.2%} expected, {t.alert_low:.2%} to {t.alert_high:.2%} with 95 % confidence"),
         ("detector", detector.id),
     ]
+    if t.set_aside is not None:
+        told = f"{t.set_aside:,} calibrate rows were set aside; the rate above counts them, from all in doubt being anomalies to none"
+        facts.insert(4, ("with unclean rows", told))
     return markup.section("Detector and threshold", markup.pairs(facts), *members)
 
 
@@ -176,10 +193,12 @@ def _test(detector: Detector, seen: Judged | None) -> str:
         return markup.section("Test", markup.paragraph("There is no test split, so nothing was judged."))
     t = detector.threshold
     parts = []
-    if seen.metrics and seen.forest is not None:
-        rows = [[said, number(seen.metrics.get(name), 4), number(seen.baseline.get(name), 4)] for name, said in METRICS.items()]
+    if seen.metrics:
+        columns = [seen.metrics, *seen.baselines.values()]
+        rows = [[said, *(number(column.get(name), 4) for column in columns)] for name, said in METRICS.items()]
         counts = f"{seen.metrics['rows']:,.0f} test rows, {seen.metrics['anomalies']:,.0f} of them anomalies"
-        parts.append(markup.grid(["metric", "detector", "IsolationForest"], rows, counts, numbers=(1, 2)))
+        heads = ["metric", "detector", *seen.baselines]
+        parts.append(markup.grid(heads, rows, counts, numbers=tuple(range(1, len(heads)))))
     else:
         parts.append(
             markup.paragraph("No truth is known for the test rows (or all are of one kind), so scores are shown, not judged.", "soft")
@@ -188,9 +207,10 @@ def _test(detector: Detector, seen: Judged | None) -> str:
     parts.append(
         markup.picture(plots.score_histogram(seen.scores, t.value, seen.truth), said, "Rows right of the dashed line are flagged.")
     )
-    if seen.truth is not None and seen.forest is not None:
-        curves = plots.roc_and_precision(seen.truth, {"detector": seen.scores, "IsolationForest": seen.forest}, t.value)
-        said = f"ROC and precision-recall curves; AUROC {seen.metrics['auroc']:.4f}, IsolationForest {seen.baseline['auroc']:.4f}"
+    if seen.truth is not None:
+        curves = plots.roc_and_precision(seen.truth, {"detector": seen.scores, **seen.peers}, t.value)
+        others = "".join(f", {name} {found['auroc']:.4f}" for name, found in seen.baselines.items())
+        said = f"ROC and precision-recall curves; AUROC {seen.metrics['auroc']:.4f}{others}"
         parts.append(markup.picture(curves, said, "The dot is the calibrated threshold; dotted lines are what chance would give."))
     return markup.section("Test", *parts)
 
@@ -218,6 +238,7 @@ def _trials(trials: Sequence[Trial], splits: Splits) -> str:
     tests = ["test AUROC", "test AP"] if judged else []
     heads = ["variant", "hyperparameters", "selection score", "validation loss", *tests, "epochs", "seconds"]
     parts = [markup.grid(heads, best, "The best trial of each variant, with its own weights.", numbers=range(2, len(heads)))]
+    parts += _by_head(firsts)
     if firsts:
         hollow = " Hollow marks were stopped early." if any(t.status == "pruned" for t in trials) else ""
         told = f"Selection score of {len(trials)} trials, higher is better.{hollow}"
@@ -243,6 +264,16 @@ def _trials(trials: Sequence[Trial], splits: Splits) -> str:
     heads = ["trial", "variant", "hyperparameters", "selection score", "validation loss", "epochs", "seconds", "status"]
     every = markup.grid(heads, rows, "Best first.", numbers=(0, 3, 4, 5, 6))
     return markup.section("Trials", *parts, markup.folded(f"All {len(trials):,} trials", every))
+
+
+def _by_head(firsts: Sequence[Trial]) -> list[str]:
+    """What the judge said of every head, for the best trial of each variant."""
+    titles = list(dict.fromkeys(title for trial in firsts for title in trial.heads))
+    if not titles:
+        return []
+    rows = [[t.variant, *(number(t.heads.get(title), 4) for title in titles)] for t in firsts if t.heads]
+    told = "Selection score of the same models under every head: what becomes of code and residual as a score."
+    return [markup.grid(["variant", *titles], rows, told, numbers=range(1, len(titles) + 1))]
 
 
 def _described(trial: Trial, trials: Sequence[Trial]) -> list[str]:
@@ -315,4 +346,5 @@ def _named(detector: Detector) -> str:
     if len(names) > 1:
         return f"a committee of {len(names)} models"
     latent = detector.members[0].hyper.get("latent")
-    return f"the {names[0]}" + (f" with {latent} latent numbers" if isinstance(latent, int) and not math.isnan(latent) else "")
+    numbers = f" with {latent} latent numbers" if isinstance(latent, int) and not math.isnan(latent) else ""
+    return f"the {member_text(detector.members[0])}{numbers}"

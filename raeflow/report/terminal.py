@@ -1,4 +1,4 @@
-"""What a study found, for a terminal: the best trial of each variant, the detector, the baseline."""
+"""What a study found, for a terminal: the best trial of each variant, the detector, the baselines."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raeflow import variants
+from raeflow.heads import title
 from raeflow.report.judge import judge_trial
 
 if TYPE_CHECKING:
     from raeflow.data.rows import Splits
-    from raeflow.detector import Detector
+    from raeflow.detector import Detector, Member
     from raeflow.selection import Trial
 
 HEADS = ("selection", "val. loss", "test AUROC", "test AP", "epochs", "seconds")
@@ -24,13 +25,13 @@ def table(
     detector: Detector | None,
     splits: Splits,
     metrics: Mapping[str, float] | None = None,
-    baseline: Mapping[str, float] | None = None,
+    baselines: Mapping[str, Mapping[str, float]] | None = None,
     width: int = 100,
 ) -> str:
     """Aligned plain text of at most `width` columns.
 
     One row for the best trial of each variant, with the hyperparameters that the search varied. With a
-    `detector`, also its row (`metrics` are `judge_test`'s), that of the `baseline`, and what the trials'
+    `detector`, also its row (`metrics` are `judge_test`'s), those of the `baselines`, by name, and what the trials'
     own weights reach on the test split where truth is known; a search alone shows nothing of the test split.
     """
     lines = []
@@ -40,8 +41,7 @@ def table(
         lines.append((trial.variant, hyper_text(trial, trials), cells))
     if detector is not None:
         lines.append(("chosen", chosen_text(detector), ("", "", *_judged(metrics or {}), "", "")))
-        if baseline:
-            lines.append(("baseline", "IsolationForest", ("", "", *_judged(baseline), "", "")))
+        lines += [("baseline", name, ("", "", *_judged(found), "", "")) for name, found in (baselines or {}).items()]
     failed = [t for t in trials if t.status == "failed"]
     notes = [f"{len(failed)} of {len(trials)} trials failed, the first of them: {failed[0].message}"] if failed else []
     return "\n".join([*_aligned(lines, width), *(line for note in notes for line in textwrap.wrap(note, width))])
@@ -70,18 +70,24 @@ def varied(trial: Trial, trials: Sequence[Trial]) -> list[str]:
 
 
 def hyper_text(trial: Trial, trials: Sequence[Trial]) -> str:
-    """`latent 8, lr 0.001`: what the search varied, or the first few where there are many."""
+    """`memory of row+residual, latent 8, lr 0.001`: the head, if it is not `error`, and what the search varied, or the first few."""
     names = varied(trial, trials)
-    return ", ".join([f"{k} {value_text(trial.hyper[k])}" for k in names[:MOST_HYPER]] + (["..."] if len(names) > MOST_HYPER else []))
+    told = [f"{k} {value_text(trial.hyper[k])}" for k in names[:MOST_HYPER]] + (["..."] if len(names) > MOST_HYPER else [])
+    return ", ".join(([title(trial.head)] if trial.head else []) + told)
 
 
 def chosen_text(detector: Detector) -> str:
     """The models of a detector, in words."""
-    names = [m.variant for m in detector.members]
+    names = [member_text(m) for m in detector.members]
     if len(names) == 1:
         return f"{names[0]}, calibrated"
     counted = ", ".join(f"{names.count(n)} {n}" for n in dict.fromkeys(names))
     return f"committee of {len(names)}: {counted}"
+
+
+def member_text(member: Member) -> str:
+    """`vae under memory of row+residual`; `vae` under its own score."""
+    return f"{member.variant} under {title(member.head)}" if member.head else member.variant
 
 
 def value_text(value: Any) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from raeflow.commands import program
 from raeflow.errors import RaeflowError
+from raeflow.heads import title
 from raeflow.study import Study, to_json, without_passwords
 from raeflow.tracking import provenance
 from raeflow.tracking.store import Store, first_line, store_errors
@@ -158,7 +159,7 @@ class Tracker:
     def _write_trial(self, key: str, trial: Trial) -> None:
         metrics = {"selection_score": trial.value, "best_validation_loss": trial.validation_loss, "epochs": trial.epochs}
         tags = {"raeflow.key": key, "raeflow.kind": "trial", "raeflow.status": trial.status, "raeflow.message": trial.message}
-        name, params = f"{key} {trial.variant}", {"variant": trial.variant, **trial.hyper}
+        name, params = f"{key} {trial.variant}", {"variant": trial.variant, "head": title(trial.head), **trial.hyper}
         status = "FAILED" if trial.status == "failed" else "FINISHED"
         self._children[key] = self._store.child(
             self.parent_run_id, name, params, {**metrics, "seconds": trial.seconds}, trial.history, tags, trial.seconds, status

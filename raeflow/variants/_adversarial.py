@@ -124,8 +124,8 @@ class Adversarial(EncoderMaps, Variant, Generic[H]):
         if self.hyper.output != "identity":
             _layers.check_unit(batch, progress, f"{self.player} with a {self.hyper.output} output", "output='identity'")
         if progress >= self.hyper.game:
-            for frozen in (self.features, self.critic, self.generator):
-                frozen.eval()  # what they know of a batch's statistics stays as the game left it
+            for part in (self.features, self.critic, self.generator):
+                _layers.frozen(part)  # what they know of a batch's statistics stays as the game left it
             yield "encoder", self.score(batch.x).mean()
         else:
             if self.hyper.decay:

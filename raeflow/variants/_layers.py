@@ -35,6 +35,17 @@ def squash(logits: Tensor, output: str) -> Tensor:
     return torch.sigmoid(logits) if output == "sigmoid" else logits
 
 
+def frozen(module: nn.Module) -> None:
+    """Evaluation mode, but for LSTMs: gradients go on passing through, and cuDNN differentiates an LSTM in training mode alone.
+
+    An LSTM without dropout gives the same in both modes.
+    """
+    module.eval()
+    for part in module.modules():
+        if isinstance(part, nn.RNNBase):
+            part.train()
+
+
 def row_mean(values: Tensor) -> Tensor:
     """(B, ...) -> (B,): mean over a row, in float32."""
     return values.float().flatten(1).mean(1)

@@ -20,7 +20,7 @@ from raeflow.errors import RaeflowError
 from raeflow.variants import _layers, _rebuild
 from raeflow.variants._contract import Batch, Shape
 
-CORRUPTIONS = ("dropout", "gaussian", "salt_and_pepper", "target")
+CORRUPTIONS = ("dropout", "masking", "gaussian", "salt_and_pepper", "target")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +28,11 @@ class Hyper(_rebuild.Rebuild):
     """Hyperparameters of `denoising`."""
 
     corruption: str = "dropout"
-    """What is done to a row in training: dropout (masking noise), gaussian, salt_and_pepper (rows in 0-1), or target:
-    nothing, since the data's rows are noisy themselves and Data(target=...) names their clean ones."""
+    """What is done to a row in training: dropout (values set to 0, the others enlarged by 1 / (1 - amount)), masking (values
+    set to 0, the others left), gaussian, salt_and_pepper (rows in 0-1), or target: nothing, since the data's rows are noisy
+    themselves and Data(target=...) names their clean ones."""
     amount: float = 0.25
-    """dropout and salt_and_pepper: share of values lost, 0.1 to 0.5 are common; gaussian: standard deviation of the
+    """dropout, masking and salt_and_pepper: share of values lost, 0.1 to 0.5 are common; gaussian: standard deviation of the
     noise in scaled units, 0.1 to 1; target: not used."""
 
     def __post_init__(self) -> None:
@@ -39,18 +40,19 @@ class Hyper(_rebuild.Rebuild):
         self.one_of("corruption", CORRUPTIONS)
         if self.corruption != "target":
             self.above(0, "amount")
-        if self.corruption in ("dropout", "salt_and_pepper"):
+        if self.corruption in ("dropout", "masking", "salt_and_pepper"):
             self.below(1, "amount")
 
 
 def published(shape: Shape) -> Hyper:
-    """A quarter of the values masked, as Vincent et al. 2008 did on MNIST; networks of `_rebuild.published_layers`."""
+    """A quarter of the values set to 0, as Vincent et al. 2008 did on MNIST, here with the others enlarged (`masking` leaves
+    them, as they did); networks of `_rebuild.published_layers`."""
     return Hyper(**_rebuild.published_layers(shape), corruption="dropout", amount=0.25)
 
 
 def space(trial: Any, shape: Shape) -> Hyper:
     """Latent size, network, corruption and its amount, activation and learning rate."""
-    kinds = ["dropout", "gaussian", *(["salt_and_pepper"] if len(shape) == 3 else [])]
+    kinds = ["dropout", "masking", "gaussian", *(["salt_and_pepper"] if len(shape) == 3 else [])]
     return Hyper(
         **_rebuild.suggest(trial, shape),
         corruption=trial.suggest_categorical("corruption", kinds),
@@ -88,6 +90,8 @@ class Model(_rebuild.Rebuilder[Hyper]):
             return corruptions.gaussian(x, batch.normal(*row), amount)
         if self.hyper.corruption == "salt_and_pepper":
             return corruptions.salt_and_pepper(x, batch.uniform(*row), amount)
+        if self.hyper.corruption == "masking":
+            return corruptions.masking(x, batch.uniform(*row), amount)
         if self.hyper.corruption == "dropout":
             return corruptions.dropout(x, batch.uniform(*row), amount)
         return x

@@ -2,7 +2,9 @@
 
 Kingma & Welling 2014, "Auto-Encoding Variational Bayes", arXiv:1312.6114; the weight of the KL term is
 beta of Higgins et al. 2017 (beta-VAE), its warm-up Sonderby et al. 2016 (Ladder VAE). With the Gaussian
-likelihood of unit variance, beta is also the noise variance that rows are assumed to have.
+likelihood of unit variance, beta is also the noise variance that rows are assumed to have. The score `elbo` is a lower
+bound of the log-likelihood at beta of 1 or more; below, under that likelihood, beta times the bound under noise of variance
+beta, but for constants.
 
 Shapes: B rows of a batch, Z codes; x_B* is (B, F), (B, C, L) or (B, C, H, W).
 """
@@ -24,6 +26,7 @@ from raeflow.variants._contract import Batch, Shape, Variant
 from raeflow.variants._maps import EncoderMaps
 
 _LOG_VARIANCE = (-30.0, 20.0)  # exp stays finite in float32
+_SEED = 0  # of the draws that the lower bound is averaged over, the same for every model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +42,16 @@ class Hyper(Layers):
     output: str = "identity"
     """Last non-linearity of the decoder under the gaussian likelihood: identity or sigmoid (rows scaled to 0-1)."""
     anomaly_score: str = "reconstruction"
-    """reconstruction (mean squared error at the mean code) or elbo (negative lower bound at the mean code)."""
+    """reconstruction (mean squared error at the mean code) or elbo (negative lower bound, a mean over `samples` codes)."""
+    samples: int = 16
+    """Codes of a row over which the score `elbo` is averaged, 1 to 256: always the same draws; its error falls as 1 / sqrt(samples)."""
     lr: float = 1e-3
     """Adam's learning rate, 1e-4 to 1e-2."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.at_least(1, "latent")
+        self.at_least(1, "latent", "samples")
+        self.whole("samples")
         self.one_of("likelihood", ("gaussian", "bernoulli"))
         self.one_of("output", ("identity", "sigmoid"))
         self.one_of("anomaly_score", ("reconstruction", "elbo"))
@@ -73,7 +79,7 @@ def space(trial: Any, shape: Shape) -> Hyper:
 
 
 class Model(EncoderMaps, Variant):
-    """Encoder to mean and log-variance (B, 2 Z), decoder from a drawn code; scores use the mean code."""
+    """Encoder to mean and log-variance (B, 2 Z), decoder from a drawn code; rows are rebuilt from the mean code."""
 
     def __init__(self, shape: Shape, hyper: Hyper) -> None:
         super().__init__()
@@ -82,8 +88,11 @@ class Model(EncoderMaps, Variant):
         self.encoder = _layers.encoder(net, 2 * hyper.latent)
         self.decoder = _layers.decoder(net, hyper.latent)
         self.output = "sigmoid" if hyper.likelihood == "bernoulli" else hyper.output
-        # Rows are judged under the whole KL weight, and so are trials.
-        self.settled_from = min(hyper.warm_up, 1.0) if hyper.anomaly_score == "elbo" else 0.0
+        # While the KL weight rises, rows are rebuilt better than the whole weight will allow.
+        self.settled_from = min(hyper.warm_up, 1.0)
+        if hyper.anomaly_score == "elbo":
+            # Not of the state: what is loaded anywhere has the same draws.
+            self.register_buffer("draws", draws(hyper.samples, hyper.latent), persistent=False)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One player, Adam."""
@@ -115,11 +124,17 @@ class Model(EncoderMaps, Variant):
         return self.decode(self.encode(x))
 
     def score(self, x: Tensor) -> Tensor:
-        """(B, *shape) -> (B,): mean squared error, or the negative lower bound, at the mean code."""
+        """(B, *shape) -> (B,): mean squared error at the mean code, or the negative lower bound, without the Gaussian's constant.
+
+        The bound is the expectation of the misfit over a row's codes. The misfit at the mean code is no bound: it leaves out
+        what the spread of the codes costs, and may lie below the negative log-likelihood.
+        """
         if self.hyper.anomaly_score == "reconstruction":
             return _layers.square_error(x, self.reconstruct(x))
         mean_BZ, log_variance_BZ = self._posterior(x)
-        return self._misfit(self.decoder(mean_BZ), x) + self.hyper.beta * divergence(mean_BZ, log_variance_BZ)
+        deviation_BZ, draws_SZ = torch.exp(0.5 * log_variance_BZ), self.get_buffer("draws")
+        misfit_B = sum(self._misfit(self.decoder(mean_BZ + deviation_BZ * draw_Z), x) for draw_Z in draws_SZ) / len(draws_SZ)
+        return misfit_B + self.hyper.beta * divergence(mean_BZ, log_variance_BZ)
 
     def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of each row's code, each (B, Z) float32."""
@@ -131,6 +146,13 @@ class Model(EncoderMaps, Variant):
         if self.hyper.likelihood == "bernoulli":
             return _layers.row_sum(functional.binary_cross_entropy_with_logits(logits.float(), x, reduction="none"))
         return 0.5 * _layers.row_sum((_layers.squash(logits, self.output).float() - x).square())
+
+
+def draws(samples: int, latent: int) -> Tensor:
+    """(samples, latent) standard normal values, the same on every machine; the second half is the first with its signs turned,
+    so that what is odd in a draw cancels."""
+    half = torch.randn(-(-samples // 2), latent, generator=torch.Generator().manual_seed(_SEED), device="cpu")
+    return torch.cat([half, -half])[:samples]
 
 
 def divergence(mean_BZ: Tensor, log_variance_BZ: Tensor) -> Tensor:
