@@ -260,9 +260,27 @@ class Synthetic(RowJudge):
 
     def value(self, scores: Tensor) -> float:
         """Share of pairs of an anomaly and a normal row that are ranked rightly, in 0-1."""
-        sizes = [len(self.rows), *(len(x) for x in self.anomalies.values())]
-        normal, *strange = torch.split(scores, sizes)
+        normal, strange = self._parts(scores)
         return sum(auroc(normal, own) for own in strange) / len(strange)
+
+    def spread(self, scores: Tensor) -> float:
+        """Standard error of `value`, over which validation rows and which anomalies there happen to be, in 0-1.
+
+        DeLong, DeLong & Clarke-Pearson 1988: a row's placement is the share of the rows of the other side that it is ranked
+        rightly against. The variance of a mean of placements, of normal rows (over all kinds) and of each kind's anomalies,
+        adds up. Anomalies count as drawn independently of the rows that they were made from.
+        """
+        normal, strange = self._parts(scores)
+        above = [1 - _below(normal, own) / (2 * len(own)) for own in strange]
+        found = _of_mean(torch.stack(above).mean(0))
+        for own in strange:
+            found += _of_mean(_below(own, normal) / (2 * len(normal))) / len(strange) ** 2
+        return math.sqrt(found)
+
+    def _parts(self, scores: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+        """Scores of the validation rows, and of each kind."""
+        normal, *strange = torch.split(scores, [len(self.rows), *(len(x) for x in self.anomalies.values())])
+        return normal, strange
 
     def normal(self, scores: Tensor) -> Tensor:
         """Those of the validation rows."""
@@ -295,9 +313,19 @@ def scaled_scores(model: Variant, x: Tensor) -> Tensor:
 
 def auroc(normal: Tensor, strange: Tensor) -> float:
     """Mann-Whitney's U over both counts: the chance that a strange row scores above a normal one, ties counting half."""
-    ordered, strange = _sound(normal).sort().values, _sound(strange)
-    below = torch.searchsorted(ordered, strange) + torch.searchsorted(ordered, strange, right=True)
-    return float(below.double().mean()) / (2 * len(normal))
+    return float(_below(strange, normal).mean()) / (2 * len(normal))
+
+
+def _below(scores: Tensor, others: Tensor) -> Tensor:
+    """(N,) float64: twice the number of others below each score, ties counting once."""
+    ordered, scores = _sound(others).sort().values, _sound(scores)
+    below = torch.searchsorted(ordered, scores) + torch.searchsorted(ordered, scores, right=True)
+    return below.double()
+
+
+def _of_mean(values: Tensor) -> float:
+    """Variance of the mean of values; of a single one it is not known and counts as none."""
+    return float(values.var()) / len(values) if len(values) > 1 else 0.0
 
 
 def _some(rows: Rows) -> Rows:
