@@ -260,8 +260,13 @@ class Synthetic(RowJudge):
 
     def value(self, scores: Tensor) -> float:
         """Share of pairs of an anomaly and a normal row that are ranked rightly, in 0-1."""
+        found = self.by_kind(scores)
+        return sum(found.values()) / len(found)
+
+    def by_kind(self, scores: Tensor) -> dict[str, float]:
+        """That share for each kind."""
         normal, strange = self._parts(scores)
-        return sum(auroc(normal, own) for own in strange) / len(strange)
+        return {kind: auroc(normal, own) for kind, own in zip(self.anomalies, strange, strict=True)}
 
     def spread(self, scores: Tensor) -> float:
         """Standard error of `value`, over which validation rows and which anomalies there happen to be, in 0-1.

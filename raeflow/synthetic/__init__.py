@@ -2,14 +2,12 @@
 
 N base rows, F features, C channels; S is the space of a channel: (L,) of a signal, (H, W) of an image.
 A row is (F,), (C, L) or (C, H, W), scaled. Every anomaly is a normal row changed subtly or
-grossly: the share of the row, or the size of the patch, and the strength are drawn anew for each.
+grossly: the size of the part that changes and the strength are drawn anew for each.
 
 Tables: rows too far out, beyond the hull of two rows, between two rows, and out of place for where they are (Han et al. 2022,
 ADBench, make local anomalies likewise, from a mixture of Gaussians). Kinds that change single entries were tried and left out:
-they like models that copy (docs/selection.md has the figures). Signals and images: the patches of self-supervised anomaly
-detection (Li et al. 2021, CutPaste; Tan et al. 2020, Foreign Patch Interpolation; Carmona et al. 2022,
-contextual outlier exposure). Everything comes from one generator on the CPU, so the same rows and seed
-give the same anomalies everywhere.
+they like models that copy (docs/selection.md has the figures). Signals and images: see `_patches`.
+Everything comes from one generator on the CPU, so the same rows and seed give the same anomalies everywhere.
 """
 
 from __future__ import annotations

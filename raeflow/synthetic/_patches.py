@@ -15,6 +15,8 @@ from torch.nn import functional
 from raeflow.synthetic._draws import Maker, either, log_uniform, other
 from raeflow.synthetic._places import anywhere, corners, fetch, grid, inside, sample, sizes
 
+BLANKS = (0.125, 0.5)
+"""Least and greatest side of a blanked part, as a share of the row's; of these and all below each octave is as likely."""
 DEFECT = (0.005, 0.02)
 """Share of a row that a small defect covers."""
 STEPS = (0.5, 3.0)
@@ -42,9 +44,8 @@ def spotted(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def chipped(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
-    """About a hundredth of a row comes from another row, and from another place in it."""
-    side = 1 / (x.dim() - 2)
-    return _from_elsewhere(x, rows, (DEFECT[0] ** side, DEFECT[1] ** side), generator)
+    """About a hundredth of a signal comes from another one, and from another time."""
+    return _from_elsewhere(x, rows, DEFECT, generator)
 
 
 def pasted(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
@@ -54,9 +55,17 @@ def pasted(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
 
 def spliced(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
     """A part comes from the same place of another row: each part is usual where it is, the two are not usual together."""
-    size = sizes(len(x), x.shape[2:], PARTS, generator)
-    part = inside(grid(x.shape[2:]), corners(rows, size, generator), size).unsqueeze(1)
+    part = _part(x, rows, PARTS, generator)
     return torch.where(part, other(x, rows, generator), x)
+
+
+def occluded(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """A part is blanked by one value of each channel, drawn from the values that rows have."""
+    part = _part(x, rows, BLANKS, generator)
+    values = rows.transpose(0, 1).flatten(1)  # (C, N * S)
+    drawn = torch.randint(values.shape[1], (x.shape[1], len(x)), generator=generator)
+    fill = values.gather(1, drawn).T.reshape(len(x), x.shape[1], *(1,) * (x.dim() - 2))
+    return torch.where(part, fill, x)
 
 
 def amplified(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG001 - a maker's
@@ -93,7 +102,13 @@ def reshaped(x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:  # 
 
 
 SIGNAL: dict[str, Maker] = {"spotted": spotted, "chipped": chipped, "amplified": amplified, "bent": bent, "delayed": delayed}
-IMAGE: dict[str, Maker] = {"chipped": chipped, "pasted": pasted, "spliced": spliced, "reshaped": reshaped}
+IMAGE: dict[str, Maker] = {"occluded": occluded, "pasted": pasted, "spliced": spliced, "reshaped": reshaped}
+
+
+def _part(x: Tensor, rows: Tensor, bounds: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """(N, 1, *S) bool: one part of each row, with sides within bounds."""
+    size = sizes(len(x), x.shape[2:], bounds, generator)
+    return inside(grid(x.shape[2:]), corners(rows, size, generator), size).unsqueeze(1)
 
 
 def _from_elsewhere(x: Tensor, rows: Tensor, bounds: tuple[float, float], generator: torch.Generator) -> Tensor:
