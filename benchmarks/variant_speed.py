@@ -174,7 +174,8 @@ def measure(variant: str, hyper: Any, rows: Tensor, case: Case, rounds: int, sec
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="3 rounds of 0.3 s in place of 9 of 1 s: minutes in all")
-    parser.add_argument("--variants", nargs="+", default=variants.names(), choices=variants.names(), metavar="NAME")
+    names = [name for name in variants.names() if not hasattr(variants.get(name).Model, "fit_rows")]  # networks: the others take no step
+    parser.add_argument("--variants", nargs="+", default=names, choices=names, metavar="NAME")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES), metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--rounds", type=int, help="trainings of each contestant")
     parser.add_argument("--seconds", type=float, help="CPU seconds of one training, about")

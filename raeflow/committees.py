@@ -1,11 +1,12 @@
-"""Which of a search's models vote together: as many as the judge says, up to a stated cost of scoring.
+"""Which of a search's models vote together, up to a stated cost of scoring.
 
-Greedy forward selection (Caruana, Niculescu-Mizil, Crew & Ksikes 2004, "Ensemble Selection from Libraries of Models",
-ICML), each model once and all with one vote: it starts from the best model and adds the one with which the committee is
-judged best, for as long as that is better than before. The judge hears the members' scores of its own rows, so nothing is
-trained and nothing but validation rows and what was made of them is read.
+Models that err differently make up for each other, more than a judge of synthetic anomalies can see: so the best model of
+every variant has a vote, then the next best ones, unless the judge finds the committee clearly worse with it, by more than
+two standard errors of its own value, than the best model alone. (Adding the member that the judge likes best, for as long as
+it gains, as in Caruana, Niculescu-Mizil, Crew & Ksikes 2004, stops at one or two members and was worse on real anomalies.)
+The judge hears the members' scores of its own rows: nothing is trained, and nothing but validation rows is read.
 
-M rows of the judge, N candidates.
+M rows of the judge.
 """
 
 from __future__ import annotations
@@ -20,18 +21,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raeflow import heads
 from raeflow.calibration import combine, log_moments
-from raeflow.selection import FAILURES, RowJudge, ValidationLoss
-from raeflow.selection import Judge as Judge
+from raeflow.selection import FAILURES, Judge, RowJudge, Trial, ValidationLoss, best
 from raeflow.training import Fitted
 
-CANDIDATES = 10
-"""Best trials that may be members."""
 MOST = 6
-"""Members, at most."""
+"""Members, at most, where there are not more variants."""
 COST, FREE = 8.0, 4e6
 """A committee's floating-point operations a row: so many times those of the best model alone, or so many where that is more."""
-GAIN = 1e-4
-"""Value that one more member must add, at least."""
+LOOKUP = 200.0
+"""Operations that one look-up of a tree takes the time of."""
+ERRORS = 2.0
+"""Standard errors of the judge's value that a committee may be judged below the best model alone."""
 
 
 @dataclass(frozen=True)
@@ -50,52 +50,58 @@ class Committee:
     def told(self) -> str:
         """One line for the terminal."""
         if len(self.places) == 1:
-            return f"one model: the judge finds no committee better ({self.alone:.4f})"
+            return f"one model votes alone: judged {self.alone:.4f}"
         worth = f"judged {self.value:.4f}, the best alone {self.alone:.4f}"
         return f"a committee of {len(self.places)}: {worth}; scoring costs {self.cost:.1f} times as much"
 
 
-def elected(candidates: Sequence[Fitted], judge: Judge) -> Committee:
-    """The committee that the judge prefers; `candidates` come best first."""
-    if not isinstance(judge, RowJudge) or isinstance(judge, ValidationLoss) or len(candidates) == 1:
+def candidates(trials: Sequence[Trial]) -> list[Trial]:
+    """Trials that may vote, in the order in which they are asked: the best of each variant, then the next best, `MOST` at least."""
+    whole = [t for t in trials if t.status == "complete" and t.value is not None]
+    ranked = best(whole, len(whole)) if whole else []
+    firsts = list({t.variant: t for t in reversed(ranked)}.values())
+    firsts.sort(key=ranked.index)
+    others = [t for t in ranked if t not in firsts]
+    return firsts + others[: max(0, MOST - len(firsts))]
+
+
+def elected(fitted: Sequence[Fitted], judge: Judge) -> Committee:
+    """The committee of trained candidates, which come in the order of `candidates`."""
+    if not isinstance(judge, RowJudge) or isinstance(judge, ValidationLoss) or len(fitted) == 1:
         return Committee((0,), math.nan, math.nan, 1.0)
     votes: dict[int, Tensor] = {}
     costs: dict[int, float] = {}
-    for place, fitted in enumerate(candidates):
+    for place, own in enumerate(fitted):
         try:
-            votes[place] = heads.scored(fitted.model(), fitted.scorer(), judge.x)
-            costs[place] = flops(fitted, judge.x)
+            votes[place] = heads.scored(own.model(), own.scorer(), judge.x)
+            costs[place] = flops(own, judge.x)
         except FAILURES:
             continue  # it has no vote
     return elect(votes, costs, judge)
 
 
 def elect(votes: Mapping[int, Tensor], costs: Mapping[int, float], judge: RowJudge) -> Committee:
-    """The same of the candidates' scores (M,) of the judge's rows and their operations a row, both by their places."""
+    """The same of the candidates' scores (M,) of the judge's rows and their operations a row, by their places in order."""
     known = {place: (own, log_moments(judge.normal(own))) for place, own in votes.items()}
 
-    def value(members: list[int]) -> float:
+    def value(members: Sequence[int]) -> float:
         heard = [known[m] for m in members]
         return judge.value(combine([s for s, _ in heard], [m for _, m in heard]))
 
-    first = min(votes)
-    members, best = [first], value([first])
-    alone, allowed = best, max(COST * costs[first], FREE)
-    while len(members) < MOST:
-        able = [m for m in votes if m not in members and costs[m] + sum(costs[o] for o in members) <= allowed]
-        if not able:
-            break
-        found, new = max((value([*members, m]), -m) for m in able)
-        if found < best + GAIN:
-            break
-        members.append(-new)
-        best = found
-    return Committee(tuple(members), best, alone, sum(costs[m] for m in members) / max(costs[first], 1.0))
+    first, *others = known
+    members, worth = [first], judge.value(votes[first])
+    alone, least, allowed = worth, worth - ERRORS * judge.spread(votes[first]), max(COST * costs[first], FREE)
+    for place in others:
+        together = value([*members, place])
+        if together >= least and costs[place] + sum(costs[m] for m in members) <= allowed:
+            members.append(place)
+            worth = together
+    return Committee(tuple(members), worth, alone, sum(costs[m] for m in members) / max(costs[first], 1.0))
 
 
 def flops(fitted: Fitted, x: Tensor) -> float:
-    """Floating-point operations of scoring one row of (M, *shape), counted rather than timed, so that they are the same anywhere."""
+    """Operations of scoring one row of (M, *shape), counted rather than timed, so that they are the same anywhere."""
     model, head = fitted.model(), fitted.scorer()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         head(heads.outputs(model, x[:1], head.needs))
-    return float(counter.get_total_flops())
+    return float(counter.get_total_flops()) + LOOKUP * model.lookups

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from raeflow.data.rows import Rows
 from raeflow.errors import RaeflowError
 
+WIDE = 8
+"""What scoring makes of a row besides (distances to a bank) may take so many times as many values: it is read once."""
 SCORE_BATCHES = {"cpu": (4, 4096, 1 << 16), "cuda": (64, 1 << 16, 1 << 22)}
 """Fewest and most rows to score at a time, and most values: on a CPU as many as its second-level cache takes, with activations."""
 
 
-def score_batch(shape: tuple[int, ...], device: torch.device) -> int:
-    """Rows to score at a time, fewer the larger they are (on a CPU twice as fast for images as large batches)."""
+def score_batch(shape: tuple[int, ...], device: torch.device, width: int = 0) -> int:
+    """Rows to score at a time, fewer the larger they are (on a CPU twice as fast for images as large batches).
+
+    `width` counts the values that scoring a row takes besides its own, where that is known.
+    """
     fewest, most, values = SCORE_BATCHES.get(device.type, SCORE_BATCHES["cuda"])
-    return max(fewest, min(most, values // math.prod(shape)))
+    return max(fewest, min(most, values // math.prod(shape), WIDE * values // max(width, 1)))
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module is: its parameters, or its buffers where it has none; the CPU where it has neither."""
+    tensor = next(itertools.chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
 
 
 def resolve_device(device: str) -> torch.device:

@@ -80,7 +80,7 @@ class Graph(nn.Module):
     @property
     def width(self) -> int:
         """Values that scoring one row takes besides the row's own; batches are sized by it."""
-        return max(head.width for _, head in self.pairs)
+        return max(max(model.width, head.width) for model, head in self.pairs)
 
     def _score(self, encoded: Tensor) -> Tensor:
         scores = [head(heads.outputs(model, encoded, head.needs)).float() for model, head in self.pairs]
@@ -187,7 +187,7 @@ def scores(graph: Graph, x: Tensor) -> Iterator[Tensor]:
 
 def batch(graph: Graph, stored: tuple[int, ...], device: torch.device) -> int:
     """Rows to score at a time: fewer, the more values a row has or a head makes of it."""
-    return score_batch((max(math.prod(stored), graph.width),), device)
+    return score_batch(stored, device, graph.width)
 
 
 @torch.inference_mode()

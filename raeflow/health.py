@@ -23,7 +23,7 @@ from torch import Tensor
 from raeflow import metrics, pretrain, variants
 from raeflow.data.rows import Rows, Splits
 from raeflow.data.scaling import scaled_rows
-from raeflow.devices import score_batch
+from raeflow.devices import device_of, score_batch
 from raeflow.errors import RaeflowError
 from raeflow.study import Training
 from raeflow.training import Diverged, Run
@@ -202,7 +202,7 @@ class Gauge:
 
     def slope(self, model: Adversarial[Any]) -> float:
         """Mean norm of the critic's gradient at real rows."""
-        at = self.x[: min(SLOPES, self.count)].to(next(model.parameters()).device)
+        at = self.x[: min(SLOPES, self.count)].to(device_of(model))
         with evaluated(model), torch.enable_grad():
             return float(model.slopes(at).detach().mean())
 
@@ -273,7 +273,7 @@ def drawn(model: Variant, count: int, seed: int = 0) -> Tensor:
     """
     if not isinstance(model, Generative):
         raise RaeflowError(f"{type(model).__module__.rpartition('.')[2]} draws no rows, so their health cannot be measured")
-    device, dice = next(model.parameters()).device, torch.Generator().manual_seed(seed)
+    device, dice = device_of(model), torch.Generator().manual_seed(seed)
     sizes = [CHUNK] * (count // CHUNK) + [count % CHUNK] * (count % CHUNK > 0)
     with evaluated(model), torch.autocast(device.type, enabled=False):
         return torch.cat([model.sample(size, dice).float().cpu() for size in sizes])

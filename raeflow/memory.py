@@ -29,7 +29,7 @@ from raeflow.errors import EmptySplit, RaeflowError
 from raeflow.heads import ERROR
 from raeflow.pipeline import check_shapes, with_classes
 from raeflow.selection import Trial
-from raeflow.study import Calibration, Data, Search, Study, Training
+from raeflow.study import AUTO, Calibration, Data, Search, Study, Training
 from raeflow.training import Fitted, Run
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ FEW = 200
 """Below so many rows the shares are kept exactly; above, the hash of a row decides, as in a study."""
 EPOCHS, STEPS, BATCH = 50, 1000, (16, 256)
 """Passes and steps of a training at least, and rows of a batch, where nothing else is asked for."""
+FEW_VARIANTS = {1: ("autoencoder", "knn", "rank_knn"), 2: ("autoencoder", "knn"), 3: ("autoencoder", "knn")}
+"""What votes where nothing else is asked for, by the dimensions of a row: one training, and what needs none."""
 ENDLESS = 100_000
 """Trials of a search that the clock alone ends."""
 
@@ -52,7 +54,7 @@ Say = Callable[[str], None]
 def fit(
     rows: ArrowStream | ArrayLike | Sequence[Any],
     *,
-    variants: str | Sequence[str] = "autoencoder",
+    variants: str | Sequence[str] = "auto",
     trials: int | None = None,
     minutes: float | None = None,
     columns: str | Sequence[str] | None = None,
@@ -70,8 +72,8 @@ def fit(
     seed: int = 0,
     say: Say | None = None,
 ) -> Detector:
-    """A calibrated detector of rows in memory; with nothing else asked for, one model with its source's published values,
-    under the head that the judge prefers.
+    """A calibrated detector of rows in memory; with nothing else asked for, an autoencoder with its source's published values
+    under the head that the judge prefers, voting with the nearest neighbours (`FEW_VARIANTS`).
 
     With several variants, `trials` or `minutes` models are searched in this process, one after another: the same spaces,
     the same first points and the same judge (synthetic anomalies, no labels) as a study's search; the best is kept as trained.
@@ -83,7 +85,8 @@ def fit(
     Args:
         rows: a pandas or polars frame, an Arrow table, or an array or tensor (N, F), (N, C, L) or (N, C, H, W). A frame's
             index is dropped; NaN in pandas frames and (N, F) arrays is a gap. At least 10 normal rows.
-        variants: one name, or several to choose from (`raeflow variants` lists them).
+        variants: one name, or several to choose from (`raeflow variants` lists them); auto: `FEW_VARIANTS`, or with `trials` or
+            `minutes` what a study searches (`raeflow.study.VARIANTS`).
         trials: models to try; None: one of each variant, or as many as `minutes` allow.
         minutes: when the search ends, in the middle of a trial if need be.
         columns: as in `Data`, the columns that are the row; None takes all that can be.
@@ -108,7 +111,9 @@ def fit(
     if minutes is not None and not minutes > 0:
         raise RaeflowError(f"fit(minutes={minutes!r}): minutes must be greater than 0")
     names = (variants,) if isinstance(variants, str) else tuple(variants)
-    count = trials if trials is not None else max(len(names), 1 if committee == "auto" else committee) if minutes is None else ENDLESS
+    searched = trials is not None or minutes is not None
+    known = max(len(names), 1 if committee == "auto" else committee) if minutes is None else ENDLESS
+    count = known if trials is None else trials
     table = frames.to_table(rows)
     data = Data(
         table, columns=columns, label=label, normal=normal, scaling=cast(Any, scaling), roles=roles, min_frequency=min_frequency,
@@ -123,14 +128,17 @@ def fit(
         splits = divided(data, table, Path(folder), seed)
         asked = training or small(len(splits.train))
         study = study.but(training=replace(asked, batch_size=min(asked.batch_size, len(splits.train))))
-        study = with_classes(study, splits)
+        if names == AUTO and not searched:
+            study = study.but(variants=FEW_VARIANTS[len(splits.spec.shape)])
+            study = study.but(search=replace(study.search, trials=max(known, len(study.variants))))
+        study = with_classes(study.of_shape(splits.spec.shape), splits)
         check_shapes(study, splits)
         sizes = {name: len(getattr(splits, name)) for name in ("train", "validate", "calibrate")}
         if splits.set_aside is not None:
             tell(splits.set_aside.told())
         tell(f"rows of shape {splits.spec.shape}: {', '.join(f'{name} {size:,}' for name, size in sizes.items())}")
         search = _Search(study, splits, tell, None if minutes is None else time.perf_counter() + 60 * minutes)
-        fitted = search.run() if count > 1 else [search.published()]
+        fitted = search.run() if study.search.trials > 1 else [search.published()]
         detector = Detector.assemble(fitted, splits, study.calibration)
     t = detector.threshold
     tell(f"threshold {t.value:.6g} ({t.method}); on normal rows expect {t.alert_rate:.2%} alerts ({t.alert_low:.2%} to {t.alert_high:.2%})")
@@ -215,21 +223,21 @@ class _Search:
                 state = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}[trial.status]
                 record.tell(asked, trial.value if trial.status == "complete" else None, optuna.trial.TrialState[state])
                 self.say(self._line(trials))
-                best = selection.best(trials, min(self._asked, len(kept)))
-                kept = {t.number: kept[t.number] for t in best}
-        most = max(1, min(self._asked, len(kept))) if study.committee == "auto" else self._asked
-        found = [kept[t.number] for t in selection.best(trials, most)]
+                kept = {t.number: kept[t.number] for t in self._able(trials, len(kept))} if kept else {}
         if study.committee != "auto":
+            return [kept[t.number] for t in selection.best(trials, study.committee)]
+        found = [kept[t.number] for t in self._able(trials, len(kept))]
+        if len(found) == 1:
             return found
         chosen = committees.elected(found, judge)
-        if len(found) > 1:
-            self.say(chosen.told())
+        self.say(chosen.told())
         return [found[place] for place in chosen.places]
 
-    @property
-    def _asked(self) -> int:
-        """Best trials that are kept."""
-        return committees.CANDIDATES if self.study.committee == "auto" else self.study.committee
+    def _able(self, trials: Sequence[Trial], kept: int) -> list[Trial]:
+        """Trials that may be members, of as many as are kept."""
+        if self.study.committee == "auto":
+            return committees.candidates(trials) or selection.best(trials, 1)
+        return selection.best(trials, min(self.study.committee, kept))
 
     def _judged(self, judge: selection.Judge, number: int, variant: str, hyper: dict[str, Any], kept: dict[int, Fitted]) -> Trial:
         run = self._begin(variant, hyper, number)

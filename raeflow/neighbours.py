@@ -48,6 +48,19 @@ def nearest(x: Tensor, bank: Tensor, lengths: Tensor, k: int) -> Tensor:
     return candidates_BC.gather(1, best_BK)
 
 
+def kept(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """A bank (N, D) of rows (M, D) and its lengths (N,), as `nearest` takes them; so few rows that there are no K are repeated."""
+    if len(rows) < k:
+        rows = rows.repeat(-(-k // len(rows)), 1)
+    bank = padded(rows)
+    return torch.where(bank.isinf(), 0.0, bank), norms(bank)
+
+
+def distances(x: Tensor, bank: Tensor, lengths: Tensor, k: int) -> Tensor:
+    """(B, K): Euclidean distances of rows (B, D) to their K nearest."""
+    return differences(x, bank, lengths, k).square().sum(2).sqrt()
+
+
 def differences(x: Tensor, bank: Tensor, lengths: Tensor, k: int) -> Tensor:
     """(B, K, D): a row less each of its K nearest, by subtraction: the product alone loses small distances."""
     return x.unsqueeze(1) - bank[nearest(x, bank, lengths, k)]

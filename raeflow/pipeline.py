@@ -56,6 +56,8 @@ class Outcome:
     """AUROC, AP and the rest on the test split; empty where no truth is known."""
     baseline: dict[str, float]
     """scikit-learn's IsolationForest on the same split; empty where no truth is known."""
+    knn: dict[str, float]
+    """Likewise its mean distance to the nearest train rows."""
     summary: Summary
     report: Path
     table: str
@@ -104,7 +106,7 @@ class Session:
         resolve_device(study.training.device)
         self.splits: Splits = load(self.study.data)
         check_batch(self.splits.train, study.training.batch_size, max(1, study.cluster.workers))
-        self.study = with_classes(self.study, self.splits)
+        self.study = with_classes(self.study.of_shape(self.splits.spec.shape), self.splits)
         check_shapes(self.study, self.splits)
         if fresh and self.folder.exists():
             shutil.rmtree(self.folder)
@@ -225,15 +227,14 @@ class Session:
     def choose(self, variant: str | None = None) -> list[Pick]:
         """The members of the detector, best first: of a search its best trials, else the variant's published values."""
         from raeflow import variants
-        from raeflow.committees import CANDIDATES
+        from raeflow.committees import candidates
         from raeflow.selection import best
 
         trials = [t for t in self.trials() if variant in (None, t.variant)]
         if trials and self.study.committee != "auto":
             return [Pick.of(t) for t in best(trials, self.study.committee)]
         if trials:
-            able = sum(t.folder is not None and t.value is not None for t in trials)
-            return self._elect([Pick.of(t) for t in best(trials, max(1, min(CANDIDATES, able)))])
+            return self._elect([Pick.of(t) for t in candidates(trials) or best(trials, 1)])
         name = variant or self.study.variants[0]
         published = variants.get(name).published(self.splits.spec.shape)
         return [Pick(name, dataclasses.asdict(variants.hyper(name, self.study.hyper.get(name, {}), published)))]
@@ -346,17 +347,18 @@ class Session:
         self.tracker.step("score", {"detector": detector.id, "out": str(summary.out)}, numbers)
         return summary
 
-    def report(self, detector: Detector) -> tuple[dict[str, float], dict[str, float], Path, str]:
-        """Test metrics, the baseline's, the page and the table."""
+    def report(self, detector: Detector) -> tuple[dict[str, float], dict[str, dict[str, float]], Path, str]:
+        """Test metrics, the baselines' by name, the page and the table."""
         from raeflow import report
 
         trials = self.trials()
         metrics = report.judge_test(detector, self.splits)
-        baseline = report.isolation_forest(self.splits, seed=self.study.seed) if metrics else {}
-        page = report.write(self.study, trials, detector, self.splits, self.folder / "report.html")
-        table = report.table(trials, detector, self.splits, metrics, baseline)
+        peers = report.peers(self.splits, self.study.seed)
+        baselines = report.baselines(self.splits, peers)
+        page = report.write(self.study, trials, detector, self.splits, self.folder / "report.html", peers)
+        table = report.table(trials, detector, self.splits, metrics, baselines)
         self.tracker.step("report", {}, metrics, artifacts=[page])
-        return metrics, baseline, page, table
+        return metrics, baselines, page, table
 
 
 def check_shapes(study: Study, splits: Splits) -> None:
@@ -417,6 +419,8 @@ def run(study: Study, say: Say | None = None, fresh: bool = False) -> Outcome:
 
     Raises RaeflowError with one sentence where something is wrong with the study or its data.
     """
+    from raeflow.report.judge import FOREST, KNN
+
     session = Session(study, say, fresh)
     status = "FAILED"
     try:
@@ -424,9 +428,10 @@ def run(study: Study, say: Say | None = None, fresh: bool = False) -> Outcome:
         detector = session.calibrate(session.train())
         uri = session.register(detector)
         summary = session.score(detector)
-        metrics, baseline, page, table = session.report(detector)
+        metrics, baselines, page, table = session.report(detector)
         status = "FINISHED"
-        return Outcome(session.study, trials, detector, metrics, baseline, summary, page, table, uri, session.splits, session.tracker)
+        forest, knn = (baselines.get(name, {}) for name in (FOREST, KNN))
+        return Outcome(session.study, trials, detector, metrics, forest, knn, summary, page, table, uri, session.splits, session.tracker)
     except KeyboardInterrupt:
         status = "KILLED"
         raise

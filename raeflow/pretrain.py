@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from raeflow.devices import score_batch
+from raeflow.devices import device_of, score_batch
 from raeflow.errors import RaeflowError
 from raeflow.training import snapshot
 from raeflow.variants import _layers
@@ -54,7 +54,7 @@ class Classifier(nn.Module):
             raise RaeflowError(f"classes={classes}: a classifier tells at least two classes apart")
         self.coder = copy.deepcopy(model).requires_grad_(True)
         _layers.frozen(self.coder)
-        row = torch.zeros(1, *shape, device=next(model.parameters()).device)
+        row = torch.zeros(1, *shape, device=device_of(model))
         self.classes, self.shape = classes, tuple(shape)
         with torch.enable_grad():
             code_BZ = self.coder.encode(row)

@@ -16,7 +16,7 @@ from raeflow import heads as heads_
 from raeflow import synthetic, synthetic_tables
 from raeflow.data.rows import Rows, Splits
 from raeflow.data.scaling import scaled_rows
-from raeflow.devices import score_batch
+from raeflow.devices import device_of, score_batch
 from raeflow.errors import RaeflowError
 from raeflow.health import Gauge
 from raeflow.metrics import frechet_distance
@@ -87,6 +87,10 @@ class RowJudge(Judge):
     @abstractmethod
     def normal(self, scores: Tensor) -> Tensor:
         """Those of scores (M,) that normal rows have."""
+
+    def spread(self, scores: Tensor) -> float:  # noqa: ARG002 - for judges that can tell
+        """Standard error of the value of scores (M,), over other rows of the same kinds; 0 where it is not known."""
+        return 0.0
 
 
 def judge(kind: str, splits: Splits, seed: int) -> Judge:
@@ -264,27 +268,26 @@ class Synthetic(RowJudge):
         return sum(found.values()) / len(found)
 
     def by_kind(self, scores: Tensor) -> dict[str, float]:
-        """That share for each kind."""
+        """That share for each kind of anomaly."""
         normal, strange = self._parts(scores)
         return {kind: auroc(normal, own) for kind, own in zip(self.anomalies, strange, strict=True)}
 
     def spread(self, scores: Tensor) -> float:
-        """Standard error of `value`, over which validation rows and which anomalies there happen to be, in 0-1.
+        """Standard error over other validation rows and anomalies (DeLong, DeLong & Clarke-Pearson 1988).
 
-        DeLong, DeLong & Clarke-Pearson 1988: a row's placement is the share of the rows of the other side that it is ranked
-        rightly against. The variance of a mean of placements, of normal rows (over all kinds) and of each kind's anomalies,
-        adds up. Anomalies count as drawn independently of the rows that they were made from.
+        Anomalies count as drawn independently of the rows that they were made from.
         """
-        normal, strange = self._parts(scores)
-        above = [1 - _below(normal, own) / (2 * len(own)) for own in strange]
-        found = _of_mean(torch.stack(above).mean(0))
+        normal, strange = self._parts(_sound(scores))
+        placed, variance = torch.zeros(len(normal), dtype=torch.double), 0.0
         for own in strange:
-            found += _of_mean(_below(own, normal) / (2 * len(normal))) / len(strange) ** 2
-        return math.sqrt(found)
+            above, within = _placements(normal, own), _placements(own, normal)
+            variance += _of_mean(above) / len(strange) ** 2
+            placed += within / len(strange)
+        return math.sqrt(variance + _of_mean(placed))
 
-    def _parts(self, scores: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
-        """Scores of the validation rows, and of each kind."""
-        normal, *strange = torch.split(scores, [len(self.rows), *(len(x) for x in self.anomalies.values())])
+    def _parts(self, scores: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Scores of the validation rows, and of each kind of anomaly."""
+        normal, *strange = torch.split(scores.cpu(), [len(self.rows), *(len(x) for x in self.anomalies.values())])
         return normal, strange
 
     def normal(self, scores: Tensor) -> Tensor:
@@ -311,21 +314,20 @@ class Generation(Judge):
 def scaled_scores(model: Variant, x: Tensor) -> Tensor:
     """Scores (N,) of rows that are scaled already."""
     model.eval()
-    device = next(model.parameters()).device
-    parts = torch.split(x, score_batch(tuple(x.shape[1:]), device))
+    device = device_of(model)
+    parts = torch.split(x, score_batch(tuple(x.shape[1:]), device, model.width))
     return torch.cat([model.score(part.to(device)).float() for part in parts])
 
 
 def auroc(normal: Tensor, strange: Tensor) -> float:
     """Mann-Whitney's U over both counts: the chance that a strange row scores above a normal one, ties counting half."""
-    return float(_below(strange, normal).mean()) / (2 * len(normal))
+    return float(_placements(_sound(normal), _sound(strange)).mean())
 
 
-def _below(scores: Tensor, others: Tensor) -> Tensor:
-    """(N,) float64: twice the number of others below each score, ties counting once."""
-    ordered, scores = _sound(others).sort().values, _sound(scores)
-    below = torch.searchsorted(ordered, scores) + torch.searchsorted(ordered, scores, right=True)
-    return below.double()
+def _placements(known: Tensor, scores: Tensor) -> Tensor:
+    """(n,): share of known scores that lie below each of some scores (n,), ties counting half."""
+    ordered = known.sort().values
+    return (torch.searchsorted(ordered, scores) + torch.searchsorted(ordered, scores, right=True)).double() / (2 * len(known))
 
 
 def _of_mean(values: Tensor) -> float:

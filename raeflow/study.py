@@ -337,13 +337,24 @@ class Cluster:
                 _refuse(f"Cluster({name}={getattr(self, name)!r}): {name} must not be negative")
 
 
+AUTO = ("auto",)
+VARIANTS = {
+    1: ("autoencoder", "denoising", "vae", "knn", "rank_knn"),
+    2: ("autoencoder", "denoising", "vae", "knn"),
+    3: ("autoencoder", "denoising", "vae", "knn"),
+}
+"""What is searched by default, by the dimensions of a row: table, signal, image. Games take most of a search's time and were
+chosen on none of the tables that were tried; name them where rows shall be drawn."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """One question: which model fits these rows, and which of them are anomalous?"""
 
     name: str
     data: Data
-    variants: Sequence[str] = ("autoencoder", "vae", "wgan_gp")
+    variants: str | Sequence[str] = "auto"
+    """Names of variants (`raeflow variants` lists them); auto: those of `VARIANTS` for the kind of row."""
     training: Training = field(default_factory=Training)
     search: Search = field(default_factory=Search)
     calibration: Calibration = field(default_factory=Calibration)
@@ -375,12 +386,12 @@ class Study:
         variants = (self.variants,) if isinstance(self.variants, str) else tuple(self.variants)
         put(self, "variants", variants)
         known = variant_names()
-        for name in (*variants, *self.hyper):
+        for name in (*(variants if variants != AUTO else ()), *self.hyper):
             _one_of("Study", "variants", name, known)
         if not variants or len(set(variants)) < len(variants):
             _refuse(f"Study(variants={variants!r}): at least one variant, each once")
         self._check_members()
-        if self.search.selection == "validation_loss" and len(variants) > 1:
+        if self.search.selection == "validation_loss" and (len(variants) > 1 or variants == AUTO):
             _refuse(
                 f"Search(selection='validation_loss'): losses of {', '.join(variants)} are not comparable; "
                 "choose 'synthetic', or one variant"
@@ -405,6 +416,10 @@ class Study:
         """Heads that may be chosen; None: all that a model can take."""
         named = (self.heads,) if isinstance(self.heads, str) else tuple(self.heads)
         return None if named == ("auto",) else named
+
+    def of_shape(self, shape: tuple[int, ...]) -> Study:
+        """The same study with its variants named, where they are to be those for rows of this shape."""
+        return self.but(variants=VARIANTS[len(shape)]) if self.variants == AUTO else self
 
     @property
     def folder(self) -> Path:

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from raeflow import checkpoint, heads, variants
 from raeflow.data.rows import Raw, Rows, RowSource, Splits
-from raeflow.devices import memory_format, resolve_device, score_batch, threads, to_device
+from raeflow.devices import device_of, memory_format, resolve_device, score_batch, threads, to_device
 from raeflow.errors import RaeflowError
 from raeflow.study import Training
-from raeflow.variants._contract import Batch, Variant
+from raeflow.variants._contract import Batch, OneShot, Variant
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,11 @@ class Fitted:
         return model.eval()
 
 
+SHOT, SHOT_VALUES = 1 << 16, 1 << 25
+"""Train rows that a variant which is no network is fitted to, and values of them all, at most."""
+FEWEST_SHOT, SHOT_BATCH = 256, 4096
+"""Such rows at least, and how many are scaled at a time."""
+
 Gauge = Callable[[Variant], dict[str, float]]
 """Measures a model as it stands, without changing it or anybody's dice (see `raeflow.health`)."""
 
@@ -117,7 +122,7 @@ class Run:
 
     def epochs(self) -> Iterator[Epoch]:
         """Train on from where the run stands; yields after each epoch."""
-        total = self.training.epochs
+        total = self.total
         steps = max(1, step_count(len(self.train), self.size, self.world))
         while self.done < total and not self._weary():
             with threads(self.training.threads if self.device.type == "cpu" else None):
@@ -133,6 +138,19 @@ class Run:
                 if self.training.patience is not None:
                     self.best = snapshot(self.model)
             yield Epoch(self.done, losses, validation, self._settled(), self.done == total or self._weary(), health)
+
+    @property
+    def total(self) -> int:
+        """Epochs that the run has at most: one where the model is no network."""
+        return 1 if isinstance(self.model, OneShot) else self.training.epochs
+
+    def fit_rows(self) -> None:
+        """Fit a model that is no network to train rows, the same on every worker, so that they need not speak to each other."""
+        assert isinstance(self.model, OneShot)  # noqa: S101 - callers ask
+        count = max(FEWEST_SHOT, min(SHOT, SHOT_VALUES // math.prod(self.splits.spec.shape)))
+        rows = self.splits.some_train(count, self.seed).x
+        with torch.no_grad():
+            self.model.fit_rows(torch.cat([self._rows(part) for part in torch.split(rows, SHOT_BATCH)]), self.seed)
 
     def _health(self) -> dict[str, float]:
         """What the gauge finds, if it is due after this epoch; rank 0 measures for all."""
@@ -152,7 +170,7 @@ class Run:
         return found
 
     def _settled(self) -> bool:
-        return self.done / self.training.epochs >= self.model.settled_from
+        return self.done / self.total >= self.model.settled_from
 
     def _weary(self) -> bool:
         """Whether patience has run out; asked before an epoch too, so that a run resumed at its end stays there."""
@@ -160,6 +178,9 @@ class Run:
         return patience is not None and self.best_epoch > 0 and self.done - self.best_epoch >= patience
 
     def _train_epoch(self, epoch: int, steps: int, total: int) -> dict[str, float]:
+        if isinstance(self.model, OneShot):
+            self.fit_rows()
+            return {}
         self.model.train()
         sums: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
@@ -304,8 +325,8 @@ def validation(model: Variant, scaling: nn.Module, rows: Rows) -> Tensor:
 def _measured(model: Variant, rows: Rows, size: int | None, measure: Callable[[Raw, torch.device], Tensor]) -> Tensor:
     """`measure` of each batch of rows, (N,) float32."""
     model.eval()
-    device = next(model.parameters()).device
-    size = size or score_batch(rows.shape, device)
+    device = device_of(model)
+    size = size or score_batch(rows.shape, device, model.width)
     parts = [measure(raw, device).float() for raw in rows.batches(size)]
     return torch.cat(parts) if parts else torch.empty(0, device=device)
 

@@ -1,20 +1,16 @@
 """The air-shower simulator: what it promises of spectra, amplitudes, arrival times and seeds."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
-from raeflow import variants
-from raeflow.data.rows import Rows, RowSpec, Splits
-from raeflow.data.scaling import fit_scaling
 from raeflow.data.sets import airshower
 from raeflow.data.sets.airshower import BAND, NOISES, RATE, SAMPLES, simulate
 from raeflow.errors import RaeflowError
 from raeflow.metrics import peak_accuracy, rmse
 from raeflow.study import Training
-from raeflow.training import fit
 from studies import airshower_denoise
 
 FREQUENCY = np.fft.rfftfreq(SAMPLES, 1 / RATE)
@@ -166,26 +162,58 @@ def test_a_matched_filter_is_best_where_noise_is_gaussian():
     assert airshower_denoise.matched("realistic", test) > peak_accuracy(test.noisy, test.clean) + 0.1
 
 
-def test_the_study_trains_on_other_traces_than_it_judges_by():
-    splits = airshower_denoise.drawn_for("uniform")
+@pytest.mark.parametrize("name", sorted(airshower_denoise.BOTH))
+def test_the_study_trains_on_other_traces_than_it_judges_by(name):
+    recipe = dataclasses.replace(airshower_denoise.BOTH[name], rows=2000)
+    splits = airshower_denoise.drawn_for(recipe, "uniform")
     judged = simulate(50, "uniform", airshower_denoise.JUDGED, seed=airshower_denoise.SEED, showers=1.0)
-    assert splits.train.x.shape == (airshower_denoise.ROWS, 1, SAMPLES)
-    assert splits.train.target.shape == splits.train.x.shape
-    known = {row.tobytes() for row in (splits.train.x - splits.train.target)[:, 0, :8].numpy().round(2)}
+    again = simulate(2200, "uniform", recipe.ratios, seed=recipe.seed, showers=recipe.showers)
+    assert splits.train.x.shape == splits.train.target.shape == (2000, 1, SAMPLES)
+    assert len(splits.validate) == 200
+    noise = (again.noisy - again.clean)[:2000]
+    level = np.sqrt((again.noisy**2).mean(1, keepdims=True))[:2000] if recipe.own_units else 1
+    assert np.allclose((splits.train.x - splits.train.target)[:, 0].numpy() * level, noise, atol=1e-3)
+    known = {row.tobytes() for row in noise[:, :8].round(2)}
     assert not known & {row.tobytes() for row in (judged.noisy - judged.clean)[:, :8].round(2)}
 
 
-def test_a_denoiser_learns_pairs_of_traces():
-    """A small network takes most of a tone away in seconds; without pairs the noise would stay."""
-    pairs = simulate(900, "cosine", snr=(4.0, 10.0), seed=9, showers=1.0)
-    x, clean = (torch.from_numpy(v)[:, None] for v in (pairs.noisy, pairs.clean))
-    scaling = fit_scaling("global", (1, SAMPLES), x.dtype, [x[:800]])
-    rows = Rows(x[:800], clean[:800]), Rows(x[800:], clean[800:])
-    splits = Splits(RowSpec(("noisy",), "list", (1, SAMPLES), "float32"), scaling, *rows, None, None)
-    small = {**airshower_denoise.NETWORK, "layers": (8, 8), "kernels": (9, 9), "lr": 1e-2}
-    hyper = dataclasses.asdict(variants.hyper("denoising", small, variants.get("denoising").published((1, SAMPLES))))
-    model = fit("denoising", hyper, splits, Training(epochs=8, batch_size=32, patience=None, device="cpu")).model()
-    with torch.no_grad():
-        recovered = scaling.inverse(model.reconstruct(scaling(x[800:])), x[800:])
-    assert rmse(recovered, clean[800:]) < 0.4 * rmse(x[800:], clean[800:])
-    assert peak_accuracy(recovered, clean[800:]) > 0.9
+@pytest.mark.parametrize("name", sorted(airshower_denoise.BOTH))
+def test_a_recipe_s_denoiser_gives_traces_in_the_units_that_it_was_given(name):
+    """A few hundred steps of a small network on a tone, which leaves the pulse at its height whatever the trace's level."""
+    recipe = airshower_denoise.BOTH[name]
+    small = {**recipe.network, "layers": (8, 8), "kernels": (9, 9), "lr": 1e-2}
+    small["strides"] = (4, 1) if small["backbone"] == "tcn" else ()
+    quick = dataclasses.replace(
+        recipe, network=small, rows=800, ratios=(4.0, 10.0), showers=1.0, training=Training(epochs=6, batch_size=32, patience=None)
+    )
+    test = simulate(100, "cosine", (4.0, 10.0), seed=9, showers=1.0)
+    recovered = airshower_denoise.trained(quick, "cosine", 0)(test.noisy[:, None])
+    assert recovered.shape == (100, 1, SAMPLES)
+    assert rmse(recovered[:, 0], test.clean) < 0.5 * rmse(test.noisy, test.clean)
+    assert peak_accuracy(recovered[:, 0], test.clean) > 0.9
+
+
+def test_the_study_puts_both_networks_beside_the_noisy_trace_under_each_noise(monkeypatch):
+    few = {
+        name: dataclasses.replace(recipe, rows=64, training=Training(epochs=1, batch_size=32, patience=None))
+        for name, recipe in airshower_denoise.BOTH.items()
+    }
+    monkeypatch.setattr(airshower_denoise, "BOTH", few)
+    monkeypatch.setattr(airshower_denoise, "RATIOS", (3.0, 10.0))
+    monkeypatch.setattr(airshower_denoise, "TRACES", 40)
+    pictures = []
+    outcome = SimpleNamespace(
+        detector=SimpleNamespace(reconstruct=lambda noisy: noisy),
+        study=SimpleNamespace(seed=0),
+        picture=lambda name, figure: pictures.append(name) or name,
+    )
+    told = airshower_denoise.conclude(outcome).splitlines()
+    rows = {line.split("  ")[0]: line.split() for line in told}
+    test = simulate(40, "realistic", 3.0, seed=airshower_denoise.SEED, showers=1.0)
+    raw = f"{peak_accuracy(test.noisy, test.clean):.1%}"
+    # What returns its rows finds what the noisy trace shows.
+    realistic = next(line.split() for line in told if line.startswith("realistic  "))
+    assert realistic[1] == "69.0%" and realistic[2] == realistic[4] == raw
+    assert {f"{noise}, {name}" for noise in NOISES for name in (*few, "noisy trace", "pulse known")} <= set(rows)
+    assert sum("s of processor time" in line for line in told) == 5
+    assert {"accuracy", "traces_realistic_pooled", "spectra_cosine_residual"} <= set(pictures)

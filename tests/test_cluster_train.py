@@ -57,14 +57,17 @@ def alone(one: Task) -> training.Fitted:
 def gap(a: training.Fitted, b: training.Fitted) -> float:
     """Largest difference of any weight."""
     assert a.weights.keys() == b.weights.keys()
-    return max(float((a.weights[k] - b.weights[k]).abs().max()) for k in a.weights)
+    assert all(a.weights[k].shape == b.weights[k].shape for k in a.weights)
+    return max(float((a.weights[k] - b.weights[k]).abs().nan_to_num().max()) for k in a.weights if a.weights[k].numel())
 
 
 def moved(fitted: training.Fitted) -> float:
     """Largest way that any weight went in training."""
     torch.manual_seed(0)
     start = variants.build(fitted.variant, fitted.shape, fitted.hyper).state_dict()
-    return max(float((fitted.weights[k] - start[k]).abs().max()) for k in start)
+    # What is no network starts with nothing.
+    ways = [(w - start[k] if w.shape == start[k].shape else w).float().nan_to_num(posinf=0.0) for k, w in fitted.weights.items()]
+    return max(float(way.abs().max()) for way in ways if way.numel())
 
 
 def study(home: Path, **changes: Any) -> Study:

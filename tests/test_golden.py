@@ -33,7 +33,8 @@ def losses(name: str, shape: tuple[int, ...]) -> dict[str, list[float]]:
     spec = RowSpec(("row",), "list", shape, "float32")
     splits = Splits(spec, fit_scaling("auto", shape, torch.float32, [rows[:128]]), Rows(rows[:128]), Rows(rows[128:]), None, None)
     published = variants.get(name).published(shape)
-    small = dataclasses.replace(published, layers=(), kernels=(), strides=(), width=16, channels=4, depth=2, latent=2)
+    sizes = {"layers": (), "kernels": (), "strides": (), "width": 16, "channels": 4, "depth": 2, "latent": 2}
+    small = dataclasses.replace(published, **{k: v for k, v in sizes.items() if hasattr(published, k)})
     run = Run(name, dataclasses.asdict(small), splits, Training(epochs=3, batch_size=32, patience=None, device="cpu"), seed=7)
     found: dict[str, list[float]] = {}
     for epoch in run.epochs():

@@ -18,6 +18,7 @@ from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
 from raeflow.heads._contract import Outputs
 from raeflow.heads.standardised import scale
+from raeflow.selection import Trial
 from raeflow.stored import load_fitted, save_fitted
 from raeflow.study import Calibration, Data, Study, Training
 from raeflow.training import Fitted, Run
@@ -246,20 +247,41 @@ def test_a_judge_of_losses_or_drawings_knows_the_models_own_score_alone(kind: st
     assert told.heads == {}
 
 
-def test_a_committee_is_elected_where_members_make_up_for_each_other() -> None:
+def test_members_vote_unless_the_judge_finds_them_clearly_worse_or_too_dear() -> None:
     splits = made_splits((6,))
     judge = selection.Synthetic(splits.for_search(), 0)
     truth = torch.cat([torch.zeros(len(judge.rows)), torch.ones(len(judge.x) - len(judge.rows))])
     generator = torch.Generator().manual_seed(0)
-    noisy = {i: (truth + 1.0 * torch.randn(len(truth), generator=generator)).exp() for i in range(4)}
-    told = committees.elect(noisy, dict.fromkeys(noisy, 1e3), judge)
-    assert len(told.places) > 2
+    votes = {i: (truth + 1.0 * torch.randn(len(truth), generator=generator)).exp() for i in range(4)}
+    told = committees.elect(votes, dict.fromkeys(votes, 1e3), judge)
+    assert told.places == (0, 1, 2, 3)
     assert told.value > told.alone
-    assert told.cost == len(told.places)
-    same = dict.fromkeys(range(4), noisy[0])
-    assert committees.elect(same, dict.fromkeys(same, 1e3), judge).places == (0,)
-    dear = committees.elect(noisy, dict.fromkeys(noisy, 1e9), judge)
-    assert dear.cost <= committees.COST
+    assert told.cost == 4
+    votes[1] = torch.rand(len(truth), generator=generator)  # knows nothing
+    votes[2] = (-3 * truth).exp() * votes[0]  # is wrong
+    assert committees.elect(votes, dict.fromkeys(votes, 1e3), judge).places == (0, 3)
+    dear = committees.elect(dict.fromkeys(range(12), votes[0]), dict.fromkeys(range(12), 1e9), judge)
+    assert dear.cost == committees.COST
+
+
+def test_the_best_of_each_variant_is_asked_first() -> None:
+    def trial(number: int, variant: str, value: float | None, status: str = "complete") -> Trial:
+        return Trial(number, variant, {}, value, 0.1, 1, 1.0, status)  # type: ignore[arg-type]
+
+    trials = [trial(i, "vae", 0.9 - i / 100) for i in range(8)]
+    trials += [trial(8, "knn", 0.5), trial(9, "gan", 0.99, "pruned"), trial(10, "autoencoder", 0.7), trial(11, "gan", None, "failed")]
+    assert [t.number for t in committees.candidates(trials)] == [0, 10, 8, 1, 2, 3]
+    assert committees.candidates(trials[9:10]) == []
+
+
+def test_the_spread_of_a_judges_value_is_what_other_rows_would_give() -> None:
+    splits = made_splits((6,))
+    judge = selection.Synthetic(splits.for_search(), 0)
+    generator = torch.Generator().manual_seed(0)
+    sizes = [len(judge.rows), *(len(x) for x in judge.anomalies.values())]
+    drawn = [torch.cat([torch.randn(n, generator=generator) + (i > 0) * i / 3 for i, n in enumerate(sizes)]) for _ in range(300)]
+    told = sum(judge.spread(scores) for scores in drawn) / len(drawn)
+    assert told == pytest.approx(float(torch.tensor([judge.value(scores) for scores in drawn]).std()), rel=0.15)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from raeflow import Calibration, Data, Detector, RaeflowError, Search, Study, Training, cli, pipeline, run
+from raeflow import Calibration, Data, Detector, RaeflowError, Search, Study, Training, cli, pipeline, run, variants
+from raeflow.stored import save_fitted
+from raeflow.training import fit
 
 STUDY = Study(
     name="digits",
@@ -112,6 +114,21 @@ def test_published_values_train_without_a_search(tmp_path):
     (fitted,) = session.train("vae")
     assert fitted.variant == "vae"
     assert len(fitted.history) == 2
+    session.tracker.finish("FINISHED")
+
+
+@pytest.mark.parametrize(("value", "kept"), [(2.0, "search"), (-1.0, "again")])
+def test_of_the_searchs_model_and_the_one_trained_again_the_better_is_kept(tmp_path, value, kept):
+    lines = []
+    session = pipeline.Session(STUDY.but(home=str(tmp_path), committee=1), say=lines.append)
+    assert session.refits(1) and not session.refits(2)
+    hyper = dataclasses.asdict(variants.get("autoencoder").published((1, 8, 8)))
+    found = save_fitted(fit("autoencoder", hyper, session.splits, Training(epochs=1, batch_size=64), seed=5), tmp_path / "trial")
+    pick = pipeline.Pick("autoencoder", hyper, str(found), value)
+    fitted = session._fit(pick, 0, 1)
+    assert len(fitted.history) == (1 if kept == "search" else 12)
+    assert any("the search's autoencoder is kept: judged 2.0000" in line for line in lines) == (kept == "search")
+    assert (fitted.head is not None) == (kept == "again"), "a refit has its head chosen again"
     session.tracker.finish("FINISHED")
 
 

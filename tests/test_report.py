@@ -105,7 +105,7 @@ def test_metrics_are_scikit_learns(digits):
 def test_nothing_is_judged_where_no_truth_is_known(digits):
     for splits in (blind(digits), replace(digits.splits, test=None), digits.splits.for_search()):
         assert report.judge_test(digits.detector, splits) == {}
-        assert report.isolation_forest(splits) == {}
+        assert report.isolation_forest(splits) == report.peers(splits) == report.baselines(splits, {}) == {}
         assert judge.judge_trial(digits.trials[0], splits) == {}
     one_kind = replace(digits.splits, test=replace(digits.splits.test, anomaly=torch.zeros(len(digits.splits.test), dtype=torch.bool)))
     assert report.judge_test(digits.detector, one_kind) == {}
@@ -120,6 +120,17 @@ def test_the_baseline_is_isolation_forest_on_the_same_rows(digits):
     assert found["average_precision"] == pytest.approx(average_precision_score(s.test.anomaly.numpy(), scores))
 
 
+def test_the_other_baseline_is_the_distance_to_the_nearest_train_rows(digits, monkeypatch):
+    s = digits.splits
+    train, test = (s.encoding(rows).flatten(1).double() for rows in (s.some_train(20_000, 3).x, s.test.x))
+    expected = torch.cdist(test, train).topk(5, largest=False).values.mean(1)
+    assert report.peers(s, seed=3)["kNN (k = 5)"] == pytest.approx(expected.numpy(), rel=1e-4)
+    monkeypatch.setattr(judge, "KNN_ROWS", (100, 20_000))
+    monkeypatch.setattr(judge, "KNN_WORK", 1)
+    fewer = torch.cdist(test, s.encoding(s.some_train(100, 3).x).flatten(1).double()).topk(5, largest=False).values.mean(1)
+    assert report.peers(s, seed=3)["kNN (k = 5)"] == pytest.approx(fewer.numpy(), rel=1e-4)
+
+
 def test_a_trial_is_judged_by_its_own_weights(digits):
     own = judge.judge_trial(digits.trials[1], digits.splits)
     alone = Detector.assemble([load_fitted(digits.trials[1].folder)], digits.splits, Calibration())
@@ -128,18 +139,20 @@ def test_a_trial_is_judged_by_its_own_weights(digits):
 
 
 def test_the_table_shows_the_best_of_each_variant_and_the_choice(digits):
-    m, b = report.judge_test(digits.detector, digits.splits), report.isolation_forest(digits.splits)
+    m, b = report.judge_test(digits.detector, digits.splits), report.baselines(digits.splits, report.peers(digits.splits))
     text = report.table(digits.trials, digits.detector, digits.splits, m, b)
     lines = text.splitlines()
     assert max(map(len, lines)) <= 100
     assert [line.split()[0] for line in lines[2:6]] == ["vae", "autoencoder", "chosen", "baseline"]
+    assert "IsolationForest" in lines[5] and "baseline  " in lines[6] and "kNN (k = 5)" in lines[6]
     assert "latent 8" in lines[2]
     assert "latent 6" in lines[3]  # the pruned trial scored higher, after fewer epochs
     assert f"{m['auroc']:.4f}" in lines[4]
-    assert f"{b['average_precision']:.4f}" in lines[5]
-    assert "vae diverged in epoch 1" in lines[6]
+    for line, found in zip(lines[5:7], b.values(), strict=True):
+        assert f"{found['auroc']:.4f}" in line and f"{found['average_precision']:.4f}" in line
+    assert "vae diverged in epoch 1" in lines[7]
     ends = {line.index("test AUROC") + len("test AUROC") for line in lines[:1]}
-    assert {line.find(f"{value:.4f}") + 6 for line, value in ((lines[4], m["auroc"]), (lines[5], b["auroc"]))} == ends
+    assert {line.find(f"{value:.4f}") + 6 for line, value in ((lines[4], m["auroc"]), (lines[5], b["IsolationForest"]["auroc"]))} == ends
 
 
 def test_a_search_alone_shows_nothing_of_the_test_split(digits):
@@ -215,8 +228,9 @@ def read(path: Path) -> tuple[Checked, str]:
 def test_the_page_tells_the_whole_study(digits, tmp_path):
     path = report.write(digits.study, digits.trials, digits.detector, digits.splits, tmp_path / "report.html")
     page, text = read(path)
-    m, b = report.judge_test(digits.detector, digits.splits), report.isolation_forest(digits.splits)
-    for value in (m["auroc"], m["average_precision"], m["f1"], b["auroc"]):
+    m, b = report.judge_test(digits.detector, digits.splits), report.baselines(digits.splits, report.peers(digits.splits))
+    assert list(b) == ["IsolationForest", "kNN (k = 5)"]
+    for value in (m["auroc"], m["average_precision"], m["f1"], *(found["auroc"] for found in b.values())):
         assert f"{value:.4f}" in text
     t = digits.detector.threshold
     assert f"{t.alert_rate:.2%} expected, {t.alert_low:.2%} to {t.alert_high:.2%}" in text

@@ -16,13 +16,13 @@ import optuna
 import pytest
 import torch
 
-from raeflow import space, variants
+from raeflow import heads, space, variants
 from raeflow.cluster import estimate
 from raeflow.cluster.record import Record
 from raeflow.data.rows import Rows, RowSpec, Splits
 from raeflow.data.scaling import fit_scaling
 from raeflow.errors import RaeflowError
-from raeflow.selection import Trial, judge
+from raeflow.selection import Synthetic, Trial
 from raeflow.study import Cluster, Data, Search, Study, Training
 
 SHAPE = (12,)
@@ -322,7 +322,9 @@ def test_weights_come_back_and_are_the_ones_that_were_judged(searched: Any) -> N
     best = trials[0]
     fitted = load_fitted(best.folder)
     held = splits()
-    again = judge("synthetic", held.for_search(), one.seed)(fitted.model(), held.encoding)
+    asked = Synthetic(held.for_search(), one.seed)
+    again = asked.value(heads.scored(fitted.model(), fitted.scorer(), asked.x))
+    assert best.head == fitted.head and max(best.heads.values()) == best.value
     assert again == pytest.approx(best.value, abs=1e-6)
     assert Path(best.folder) == (one.folder / "trials" / str(best.number)).absolute()
     assert [e["epoch"] for e in best.history] == [1, 2, 3, 4]

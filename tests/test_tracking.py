@@ -80,7 +80,7 @@ def test_a_study_is_a_parent_with_children(home):
     assert parent.info.status == "FINISHED"
     assert set(runs) == {"trial 0 autoencoder", "trial 1 autoencoder", "train autoencoder", "calibrate"}
     first = runs["trial 0 autoencoder"]
-    assert first.data.params == {"variant": "autoencoder", "latent": "8", "layers": "[64, 32]", "rate": "0.001"}
+    assert first.data.params == {"variant": "autoencoder", "head": "error", "latent": "8", "layers": "[64, 32]", "rate": "0.001"}
     assert first.data.metrics["selection_score"] == 0.9
     assert first.data.metrics["best_validation_loss"] == 0.25
     assert first.info.end_time - first.info.start_time >= 3900

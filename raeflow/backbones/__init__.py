@@ -9,13 +9,13 @@ Adding a backbone is adding a file with `backbone(shape, layers) -> Backbone` an
 
 from __future__ import annotations
 
-from raeflow.backbones import conv, mlp, recurrent
+from raeflow.backbones import conv, mlp, recurrent, tcn
 from raeflow.backbones._record import ACTIVATIONS, Backbone, Layers, activation
 from raeflow.errors import RaeflowError
 
 __all__ = ["ACTIVATIONS", "KINDS", "Backbone", "Layers", "activation", "backbone"]
 
-KINDS = {"mlp": mlp.backbone, "conv": conv.backbone, "recurrent": recurrent.backbone}
+KINDS = {"mlp": mlp.backbone, "conv": conv.backbone, "recurrent": recurrent.backbone, "tcn": tcn.backbone}
 
 
 def backbone(shape: tuple[int, ...], layers: Layers) -> Backbone:
@@ -25,4 +25,6 @@ def backbone(shape: tuple[int, ...], layers: Layers) -> Backbone:
         kind = "mlp" if len(shape) == 1 else "conv"
     if kind == "conv" and len(shape) not in (2, 3):
         raise RaeflowError(f"backbone='conv' needs rows of shape (C, L) or (C, H, W), these rows are {shape}; choose 'mlp'")
+    if kind == "tcn" and len(shape) != 2:
+        raise RaeflowError(f"backbone='tcn' needs rows of shape (C, L), these rows are {shape}; choose 'mlp'")
     return KINDS[kind](shape, layers)

@@ -33,22 +33,24 @@ class Layers:
     """
 
     backbone: str = "auto"
-    """auto (mlp for tables, conv for signals and images), mlp (any row, flattened), conv, or recurrent (any row, step by step)."""
+    """auto (mlp for tables, conv for signals and images), mlp (any row, flattened), conv, recurrent (any row, step by step), or
+    tcn (signals: residual blocks of dilated convolutions)."""
     latent: int = 8
     """Size of the code, from 1; a code as large as the row learns to copy it. 0, where a variant takes it: no dense
     layers between the hidden ones and the code, which is then the last hidden layer (or feature map) itself."""
     width: int = 64
     """Neurons of the first layer of an mlp, or units of the first LSTM; each further one has half as many. 8 to 512 are common."""
     channels: int = 16
-    """Channels of the first convolution; each further one has twice as many. 4 to 64 are common."""
+    """Channels of the first convolution; each further one has twice as many (blocks of a tcn as many). 4 to 64 are common."""
     depth: int = 2
-    """Hidden layers of encoder and decoder each; 0 leaves the linear maps to the code and back."""
+    """Hidden layers (of a tcn: blocks) of encoder and decoder each; 0 leaves the linear maps to the code and back."""
     layers: tuple[int, ...] = ()
     """Sizes of the hidden layers (neurons, or channels) in place of `width`, `channels` and `depth`."""
     kernels: tuple[int, ...] = ()
-    """Kernel of each convolution, default 3; 0 covers the whole map without padding, others are padded by k // 2."""
+    """Kernel of each convolution, default 3; 0 covers the whole map without padding, others are padded by k // 2. Odd in a tcn."""
     strides: tuple[int, ...] = ()
-    """Stride of each convolution, default 2; under pooling the window's size, while the convolution has stride 1."""
+    """Stride of each convolution, default 2 (1 in a tcn); under pooling the window's size, while the convolution has
+    stride 1."""
     pooling: str = "none"
     """none (convolutions stride), or convolutions of stride 1, each followed by max-pooling over `strides`: max leaves out
     a last window that the map does not fill (7 to 3 by 2), max_same takes what there is of it (7 to 4)."""
@@ -63,7 +65,7 @@ class Layers:
     def __post_init__(self) -> None:
         self.at_least(1, "width", "channels")
         self.at_least(0, "latent", "depth")
-        self.one_of("backbone", ("auto", "mlp", "conv", "recurrent"))
+        self.one_of("backbone", ("auto", "mlp", "conv", "recurrent", "tcn"))
         self.one_of("activation", tuple(ACTIVATIONS))
         self.one_of("pooling", ("none", "max", "max_same"))
         self.one_of("upsampling", ("transposed", "nearest"))

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 
 import torch
 
-from raeflow import space
+from raeflow import space, variants
 from raeflow.cluster.train import reserved
 from raeflow.cluster.trial import RUNGS
 from raeflow.data.rows import Raw, Rows, Splits
 from raeflow.devices import threads
-from raeflow.selection import FAILURES, judge
+from raeflow.heads import ERROR
+from raeflow.selection import FAILURES, headed, judge
 from raeflow.study import Study
 from raeflow.training import Run, step_count, validation
+from raeflow.variants._contract import OneShot
 
 SECONDS = 1.5
 """Wall time that the timing of steps may take, about; on few rows, less: no more steps than an epoch has."""
@@ -34,15 +36,21 @@ class Cost:
     """What one variant's training costs, in seconds."""
 
     step: float
-    """Mean of a training step over the course of training."""
+    """Mean of a training step over the course of training; 0 where there are none."""
     row: float
     """Validating one row."""
     judgement: float
     """One call of the judge; 0 where it was not timed."""
+    once: float | None = None
+    """Fitting a model that is no network, whose one epoch this is; None of a network."""
+    heads: float = 0.0
+    """Fitting and judging all heads."""
 
     def trial(self, steps: int, rows: int, epochs: int) -> float:
         """A trial of so many epochs of so many steps and validation rows, judged at its rungs and its end."""
-        return epochs * (steps * self.step + rows * self.row) + (len(RUNGS) + 1) * self.judgement
+        if self.once is not None:
+            return self.once + rows * self.row + self.judgement
+        return epochs * (steps * self.step + rows * self.row) + (len(RUNGS) + 1) * self.judgement + self.heads
 
 
 def expectation(study: Study, splits: Splits, trials: int, clock: Clock = time.perf_counter) -> str:
@@ -81,8 +89,12 @@ def timed(study: Study, splits: Splits, clock: Clock = time.perf_counter) -> lis
     for variant in study.variants:
         with torch.random.fork_rng(devices=cuda), threads(training.threads):
             try:
-                run = Run(variant, space.published(study, variant, splits.spec.shape), few, training, study.seed, alone=True)
-                costs.append(_cost(study, run, SECONDS / len(study.variants), most, clock))
+                hyper, shape = space.published(study, variant, splits.spec.shape), splits.spec.shape
+                whole = isinstance(variants.build(variant, shape, hyper), OneShot)  # fitted to all rows at once: few tell nothing
+                seen = dataclasses.replace(few, train=splits.train, sampled=splits.sampled) if whole else few
+                run = Run(variant, hyper, seen, training, study.seed, alone=True)
+                cost = _cost(study, run, SECONDS / len(study.variants), most, clock)
+                costs.append(dataclasses.replace(cost, heads=_heads(study, run, splits, clock)))
             except FAILURES:
                 continue  # the search itself says what is wrong
     return costs
@@ -118,6 +130,10 @@ def told(seconds: float) -> str:
 def _cost(study: Study, run: Run, budget: float, most: int, clock: Clock) -> Cost:
     """Time a run's steps at several places of its course, `most` at each and for about `budget` seconds, its validation and judge."""
     start = clock()
+    if isinstance(run.model, OneShot):
+        run.fit_rows()
+        once = clock() - start
+        return Cost(0.0, _validated(run, clock), _judgement(study, run, clock), once)
     batches = _batches(run)
     _step(run, next(batches), 0.0)  # the first step of a model prepares what later ones find
     means: list[float] = []
@@ -130,10 +146,25 @@ def _cost(study: Study, run: Run, budget: float, most: int, clock: Clock) -> Cos
         means.append((clock() - begun) / steps)
         if clock() - start > budget:
             break  # a model this slow is known well enough
+    return Cost(sum(means) / len(means), _validated(run, clock), _judgement(study, run, clock))
+
+
+def _validated(run: Run, clock: Clock) -> float:
+    """Seconds of validating one row."""
     begun = clock()
     float(validation(run.model, run.encoding, run.validate).sum())
-    row = (clock() - begun) / len(run.validate)
-    return Cost(sum(means) / len(means), row, _judgement(study, run, clock))
+    return (clock() - begun) / len(run.validate)
+
+
+def _heads(study: Study, run: Run, splits: Splits, clock: Clock) -> float:
+    """Seconds of fitting and judging all heads, once a trial."""
+    if study.search.selection not in ("synthetic", "labels") or study.head_names == (ERROR,):
+        return 0.0
+    judged = judge(study.search.selection, run.splits, study.seed)
+    seen = dataclasses.replace(run.splits, train=splits.train, sampled=splits.sampled)
+    begun = clock()
+    headed(run.fitted(), run.model, seen, judged, study.head_names)
+    return clock() - begun
 
 
 def _judgement(study: Study, run: Run, clock: Clock) -> float:

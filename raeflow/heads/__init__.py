@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from raeflow.devices import score_batch
+from raeflow.devices import device_of, score_batch
 from raeflow.errors import RaeflowError
 from raeflow.heads._contract import Head, Outputs
 from raeflow.study import head_names as names
-from raeflow.variants._contract import HasCritic, Latent, Mapped, Variant
+from raeflow.variants._contract import HasCritic, Latent, Mapped, OneShot, Variant
 
 ERROR = "error"
 """The head that leaves a variant's own score as it is."""
@@ -78,9 +77,12 @@ def able(model: Variant) -> frozenset[str]:
 def candidates(model: Variant, shape: tuple[int, ...], asked: Sequence[str] | None = None) -> list[Head]:
     """Every head in every setting that this model can take, `error` first; `asked` names some alone.
 
-    Raises RaeflowError where the model can take none of those asked for.
+    A model that is no network keeps its own score, whatever is asked. Raises RaeflowError where another can take none of those
+    asked for.
     """
     can = able(model)
+    if isinstance(model, OneShot):
+        asked = [ERROR]
     listed = [ERROR, *(n for n in names() if n != ERROR)] if asked is None else list(asked)
     found = [head for name in listed for hyper in get(name).candidates(shape) if (head := _made(name, hyper)).needs <= can]
     if not found:
@@ -117,8 +119,9 @@ def collect(model: Variant, x: Tensor, heads: Sequence[Head]) -> Outputs:
     """All that some heads need of scaled rows (N, *shape), in one pass, on the model's device."""
     needs = frozenset[str]().union(*(head.needs for head in heads))
     model.eval()
-    device = next(model.parameters(), x).device
-    parts = [outputs(model, part.to(device), needs) for part in torch.split(x, score_batch(tuple(x.shape[1:]), device))]
+    device = device_of(model)
+    size = score_batch(tuple(x.shape[1:]), device, model.width if "score" in needs else 0)
+    parts = [outputs(model, part.to(device), needs) for part in torch.split(x, size)]
     fields = {f.name: [getattr(part, f.name) for part in parts] for f in dataclasses.fields(Outputs)}
     joined: dict[str, Any] = {name: None if own[0] is None else torch.cat(own) for name, own in fields.items()}
     return Outputs(**joined)
@@ -127,7 +130,7 @@ def collect(model: Variant, x: Tensor, heads: Sequence[Head]) -> Outputs:
 @torch.no_grad()
 def apply(head: Head, seen: Outputs) -> Tensor:
     """(N,) scores of collected rows, in batches that the head's width allows."""
-    size = score_batch((max(head.width, math.prod(seen.x.shape[1:])),), seen.x.device)
+    size = score_batch(tuple(seen.x.shape[1:]), seen.x.device, head.width)
     parts = (_slice(seen, slice(at, at + size)) for at in range(0, len(seen.x), size))
     return torch.cat([head(part).float() for part in parts])
 
@@ -136,8 +139,8 @@ def apply(head: Head, seen: Outputs) -> Tensor:
 def scored(model: Variant, head: Head, x: Tensor) -> Tensor:
     """(N,) scores of scaled rows (N, *shape) by a model under its head, on the model's device."""
     model.eval()
-    device = next(model.parameters(), x).device
-    size = score_batch((max(head.width, math.prod(x.shape[1:])),), device)
+    device = device_of(model)
+    size = score_batch(tuple(x.shape[1:]), device, max(head.width, model.width if "score" in head.needs else 0))
     head = head.to(device).eval()
     return torch.cat([head(outputs(model, part.to(device), head.needs)).float() for part in torch.split(x, size)])
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from raeflow import neighbours
@@ -44,8 +43,8 @@ class Hyper:
 
 
 def candidates(shape: tuple[int, ...]) -> list[Hyper]:  # noqa: ARG001 - the contract's
-    """Code and residual, row and residual, and a game's features."""
-    return [Hyper(of="code+residual"), Hyper(of="row+residual"), Hyper(of="features")]
+    """Code and residual, row and residual, and a game's features, by the nearest row and by the five nearest."""
+    return [Hyper(of=of, k=k) for of in ("code+residual", "row+residual", "features") for k in (1, 5)]
 
 
 class Head(Base):
@@ -70,21 +69,17 @@ class Head(Base):
         chosen = values[: self.hyper.bank]
         if self.hyper.choice == "k_center" and len(values) > self.hyper.bank:
             chosen = values[neighbours.spread_out(values, self.hyper.bank)]
-        if len(chosen) < self.hyper.k:  # so few rows that some are their own second neighbours
-            chosen = chosen.repeat(-(-self.hyper.k // len(chosen)), 1)
-        bank = neighbours.padded(chosen)
-        self.learn(bank=torch.where(bank.isinf(), 0.0, bank), lengths=neighbours.norms(bank))
+        bank, lengths = neighbours.kept(chosen, self.hyper.k)
+        self.learn(bank=bank, lengths=lengths)
 
     def forward(self, seen: Outputs) -> Tensor:
         """(B,)."""
-        return self._apart(seen).square().sum(2).sqrt().mean(1)
+        return neighbours.distances(self.blocks(seen), self.bank, self.lengths, self.hyper.k).mean(1)
 
     def attribute(self, seen: Outputs) -> Tensor | None:
         """(B, *shape): squared differences from the neighbours, mean over them."""
-        return self.blocks.by_value(self._apart(seen).square().mean(1), seen)
-
-    def _apart(self, seen: Outputs) -> Tensor:
-        return neighbours.differences(self.blocks(seen), self.bank, self.lengths, self.hyper.k)
+        apart = neighbours.differences(self.blocks(seen), self.bank, self.lengths, self.hyper.k)
+        return self.blocks.by_value(apart.square().mean(1), seen)
 
     @property
     def width(self) -> int:

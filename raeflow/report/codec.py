@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from raeflow.devices import device_of
 from raeflow.errors import RaeflowError
 from raeflow.graph import Encoding
 from raeflow.variants._contract import Latent, Variant
@@ -35,7 +36,7 @@ class Codec:
         if not isinstance(model, Latent):
             raise RaeflowError(f"{type(model).__module__.rsplit('.', 1)[-1]} has no code to draw: it cannot encode and decode")
         self.model, self.encoding = model.eval(), encoding
-        self.device = next(model.parameters()).device
+        self.device = device_of(model)
 
     @classmethod
     def of(cls, detector: Detector) -> Codec:

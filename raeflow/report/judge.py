@@ -5,6 +5,8 @@ N rows of the test split; nothing here is ever seen by a search, a training or a
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +25,13 @@ if TYPE_CHECKING:
 BLOCK = 1 << 14
 """Test rows that are scaled at a time."""
 FOREST_ROWS = 200_000
-"""Train rows that the baseline is given of a stream; each of its trees draws 256 of them."""
+"""Train rows that the forest is given of a stream; each of its trees draws 256 of them."""
+NEIGHBOURS = 5
+KNN_ROWS = 1_000, 20_000
+"""Train rows, chosen by chance, whose distances kNN measures: fewest and most."""
+KNN_WORK = 1 << 36
+"""Products that all its distances may take, as long as there are the fewest rows: a dozen seconds."""
+FOREST, KNN = "IsolationForest", f"kNN (k = {NEIGHBOURS})"
 
 Floats = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
@@ -75,6 +83,20 @@ def isolation_forest(splits: Splits, seed: int = 0) -> dict[str, float]:
     return ranked(flags, forest_scores(splits, splits.test, seed))
 
 
+def peers(splits: Splits, seed: int = 0) -> dict[str, Floats]:
+    """(N,) scores of the test rows by each baseline, by its name: scikit-learn's IsolationForest and kNN on the same rows as the
+    model sees them. Empty where no truth is known."""
+    if truth(splits) is None or splits.test is None:
+        return {}
+    return {FOREST: forest_scores(splits, splits.test, seed), KNN: neighbour_scores(splits, splits.test, seed)}
+
+
+def baselines(splits: Splits, scored: Mapping[str, Floats]) -> dict[str, dict[str, float]]:
+    """AUROC and average precision of what `peers` gave, by name."""
+    flags = truth(splits)
+    return {} if flags is None else {name: ranked(flags, values) for name, values in scored.items()}
+
+
 def ranked(flags: Flags, strange: Floats) -> dict[str, float]:
     """The metrics that need no threshold."""
     return {"auroc": metrics.auroc(flags, strange), "average_precision": metrics.average_precision(flags, strange)}
@@ -86,6 +108,17 @@ def forest_scores(splits: Splits, rows: Rows, seed: int = 0) -> Floats:
 
     forest = IsolationForest(random_state=seed).fit(_flat(splits, splits.train, FOREST_ROWS))
     return np.asarray(-forest.score_samples(_flat(splits, rows)))
+
+
+def neighbour_scores(splits: Splits, rows: Rows, seed: int = 0) -> Floats:
+    """(N,) mean distances of rows to their nearest among some train rows (Angiulli & Pizzuti 2002), by scikit-learn."""
+    from sklearn.neighbors import NearestNeighbors
+
+    least, most = KNN_ROWS
+    count = max(least, min(most, KNN_WORK // (max(len(rows), 1) * math.prod(splits.spec.shape))))
+    known = scaled_rows(splits.encoding, splits.some_train(count, seed).x).flatten(1).numpy()
+    found = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(known))).fit(known)
+    return np.asarray(found.kneighbors(_flat(splits, rows))[0].mean(1))
 
 
 def judge_trial(trial: Trial, splits: Splits) -> dict[str, float]:

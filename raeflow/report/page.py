@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -42,20 +42,30 @@ METRICS = {
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """The test split as the detector and the baseline see it, scored once for the whole page."""
+    """The test split as the detector and the baselines see it, scored once for the whole page."""
 
     scores: judge.Floats
     alerts: judge.Flags
     truth: judge.Flags | None
-    forest: judge.Floats | None
+    peers: Mapping[str, judge.Floats]
     metrics: dict[str, float]
-    baseline: dict[str, float]
+    baselines: dict[str, dict[str, float]]
 
 
-def write(study: Study, trials: Sequence[Trial], detector: Detector, splits: Splits, out: str | Path) -> Path:
-    """Write the page to `out` (a folder gets `report.html`), whole or not at all; returns its path."""
+def write(
+    study: Study,
+    trials: Sequence[Trial],
+    detector: Detector,
+    splits: Splits,
+    out: str | Path,
+    peers: Mapping[str, judge.Floats] | None = None,
+) -> Path:
+    """Write the page to `out` (a folder gets `report.html`), whole or not at all; returns its path.
+
+    `peers` are the baselines' scores where they are there already.
+    """
     place = Path(out) if Path(out).suffix in (".html", ".htm") else Path(out) / "report.html"
-    seen, runs = _judge(study, detector, splits), _runs(study, trials, detector)
+    seen, runs = _judge(study, detector, splits, peers), _runs(study, trials, detector)
     sections = [
         _head(study, trials, detector, seen),
         _data(study, splits),
@@ -73,16 +83,16 @@ def write(study: Study, trials: Sequence[Trial], detector: Detector, splits: Spl
     return place
 
 
-def _judge(study: Study, detector: Detector, splits: Splits) -> Judged | None:
+def _judge(study: Study, detector: Detector, splits: Splits, peers: Mapping[str, judge.Floats] | None) -> Judged | None:
     if splits.test is None or not len(splits.test):
         return None
     truth = judge.truth(splits)
     scores = detector.score(splits.test.x)
     alerts = detector.flags(scores)
     if truth is None:
-        return Judged(scores, alerts, None, None, {}, {})
-    forest = judge.forest_scores(splits, splits.test, study.seed)
-    return Judged(scores, alerts, truth, forest, judge.judged(detector, truth, scores), judge.ranked(truth, forest))
+        return Judged(scores, alerts, None, {}, {}, {})
+    known = peers if peers is not None else judge.peers(splits, study.seed)
+    return Judged(scores, alerts, truth, known, judge.judged(detector, truth, scores), judge.baselines(splits, known))
 
 
 def _head(study: Study, trials: Sequence[Trial], detector: Detector, seen: Judged | None) -> str:
@@ -98,7 +108,8 @@ def _head(study: Study, trials: Sequence[Trial], detector: Detector, seen: Judge
         m = seen.metrics
         if m:
             figures = [("test AUROC", f"{m['auroc']:.4f}"), ("test average precision", f"{m['average_precision']:.4f}")]
-            figures += [("accuracy at the threshold", f"{m['accuracy']:.4f}"), ("IsolationForest AUROC", f"{seen.baseline['auroc']:.4f}")]
+            figures += [("accuracy at the threshold", f"{m['accuracy']:.4f}")]
+            figures += [(f"{name} AUROC", f"{found['auroc']:.4f}") for name, found in seen.baselines.items()]
         figures += [("test rows flagged", f"{seen.alerts.mean():.2%}")]
     figures.append(("normal rows flagged, expected", f"{t.alert_rate:.2%}"))
     return "\n".join(
@@ -182,10 +193,12 @@ def _test(detector: Detector, seen: Judged | None) -> str:
         return markup.section("Test", markup.paragraph("There is no test split, so nothing was judged."))
     t = detector.threshold
     parts = []
-    if seen.metrics and seen.forest is not None:
-        rows = [[said, number(seen.metrics.get(name), 4), number(seen.baseline.get(name), 4)] for name, said in METRICS.items()]
+    if seen.metrics:
+        columns = [seen.metrics, *seen.baselines.values()]
+        rows = [[said, *(number(column.get(name), 4) for column in columns)] for name, said in METRICS.items()]
         counts = f"{seen.metrics['rows']:,.0f} test rows, {seen.metrics['anomalies']:,.0f} of them anomalies"
-        parts.append(markup.grid(["metric", "detector", "IsolationForest"], rows, counts, numbers=(1, 2)))
+        heads = ["metric", "detector", *seen.baselines]
+        parts.append(markup.grid(heads, rows, counts, numbers=tuple(range(1, len(heads)))))
     else:
         parts.append(
             markup.paragraph("No truth is known for the test rows (or all are of one kind), so scores are shown, not judged.", "soft")
@@ -194,9 +207,10 @@ def _test(detector: Detector, seen: Judged | None) -> str:
     parts.append(
         markup.picture(plots.score_histogram(seen.scores, t.value, seen.truth), said, "Rows right of the dashed line are flagged.")
     )
-    if seen.truth is not None and seen.forest is not None:
-        curves = plots.roc_and_precision(seen.truth, {"detector": seen.scores, "IsolationForest": seen.forest}, t.value)
-        said = f"ROC and precision-recall curves; AUROC {seen.metrics['auroc']:.4f}, IsolationForest {seen.baseline['auroc']:.4f}"
+    if seen.truth is not None:
+        curves = plots.roc_and_precision(seen.truth, {"detector": seen.scores, **seen.peers}, t.value)
+        others = "".join(f", {name} {found['auroc']:.4f}" for name, found in seen.baselines.items())
+        said = f"ROC and precision-recall curves; AUROC {seen.metrics['auroc']:.4f}{others}"
         parts.append(markup.picture(curves, said, "The dot is the calibrated threshold; dotted lines are what chance would give."))
     return markup.section("Test", *parts)
 

@@ -1,4 +1,4 @@
-"""What a study found, for a terminal: the best trial of each variant, the detector, the baseline."""
+"""What a study found, for a terminal: the best trial of each variant, the detector, the baselines."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def table(
     detector: Detector | None,
     splits: Splits,
     metrics: Mapping[str, float] | None = None,
-    baseline: Mapping[str, float] | None = None,
+    baselines: Mapping[str, Mapping[str, float]] | None = None,
     width: int = 100,
 ) -> str:
     """Aligned plain text of at most `width` columns.
 
     One row for the best trial of each variant, with the hyperparameters that the search varied. With a
-    `detector`, also its row (`metrics` are `judge_test`'s), that of the `baseline`, and what the trials'
+    `detector`, also its row (`metrics` are `judge_test`'s), those of the `baselines`, by name, and what the trials'
     own weights reach on the test split where truth is known; a search alone shows nothing of the test split.
     """
     lines = []
@@ -41,8 +41,7 @@ def table(
         lines.append((trial.variant, hyper_text(trial, trials), cells))
     if detector is not None:
         lines.append(("chosen", chosen_text(detector), ("", "", *_judged(metrics or {}), "", "")))
-        if baseline:
-            lines.append(("baseline", "IsolationForest", ("", "", *_judged(baseline), "", "")))
+        lines += [("baseline", name, ("", "", *_judged(found), "", "")) for name, found in (baselines or {}).items()]
     failed = [t for t in trials if t.status == "failed"]
     notes = [f"{len(failed)} of {len(trials)} trials failed, the first of them: {failed[0].message}"] if failed else []
     return "\n".join([*_aligned(lines, width), *(line for note in notes for line in textwrap.wrap(note, width))])

@@ -93,6 +93,16 @@ class Variant(nn.Module, ABC):
     rebuilds: bool = True
     """Whether `reconstruct` is what the model learnt to give back, so that residuals mean something; the heads ask."""
 
+    @property
+    def width(self) -> int:
+        """Values that scoring one row takes besides the row's own and a network's, so that batches can be sized by it."""
+        return 0
+
+    @property
+    def lookups(self) -> int:
+        """Places in tables that scoring one row reads, where that and no arithmetic is what it costs."""
+        return 0
+
     @abstractmethod
     def optimizers(self) -> dict[str, Optimizer]:
         """One optimiser for each player; together they own every parameter exactly once."""

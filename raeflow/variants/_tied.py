@@ -6,6 +6,7 @@ Shapes: B rows of a batch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +33,13 @@ class Transposed(nn.Module):
         self.transposed: Callable[..., Tensor] | None = None
         if not isinstance(mirror, nn.Linear):
             self.transposed = functional.conv_transpose1d if isinstance(mirror, nn.ConvTranspose1d) else functional.conv_transpose2d
-            self.geometry = (mirror.stride, mirror.padding, mirror.output_padding)
+            self.geometry = (mirror.stride, mirror.padding, mirror.output_padding, mirror.groups, mirror.dilation)
 
     @property
     def weight(self) -> Tensor:
         """In the shape that a mirrored layer has: that of a convolution serves its transpose as it is."""
-        weight: Tensor = self.source[0].get_parameter("weight")
+        # Not get_parameter: a normalised weight (backbone `tcn`) is made anew from its direction and length.
+        weight = cast(Tensor, self.source[0].weight)
         return weight.t() if self.transposed is None else weight
 
     def forward(self, x: Tensor) -> Tensor:
