@@ -264,18 +264,26 @@ class Synthetic(RowJudge):
 
     def value(self, scores: Tensor) -> float:
         """Share of pairs of an anomaly and a normal row that are ranked rightly, in 0-1."""
+        found = self.by_kind(scores)
+        return sum(found.values()) / len(found)
+
+    def by_kind(self, scores: Tensor) -> dict[str, float]:
+        """That share for each kind of anomaly."""
         normal, strange = self._parts(scores)
-        return sum(auroc(normal, own) for own in strange) / len(strange)
+        return {kind: auroc(normal, own) for kind, own in zip(self.anomalies, strange, strict=True)}
 
     def spread(self, scores: Tensor) -> float:
-        """Standard error over other validation rows and anomalies (DeLong, DeLong & Clarke-Pearson 1988)."""
-        normal, strange = self._parts(scores)
+        """Standard error over other validation rows and anomalies (DeLong, DeLong & Clarke-Pearson 1988).
+
+        Anomalies count as drawn independently of the rows that they were made from.
+        """
+        normal, strange = self._parts(_sound(scores))
         placed, variance = torch.zeros(len(normal), dtype=torch.double), 0.0
         for own in strange:
             above, within = _placements(normal, own), _placements(own, normal)
-            variance += float(above.var()) / len(own) / len(strange) ** 2
+            variance += _of_mean(above) / len(strange) ** 2
             placed += within / len(strange)
-        return math.sqrt(variance + float(placed.var()) / len(normal))
+        return math.sqrt(variance + _of_mean(placed))
 
     def _parts(self, scores: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Scores of the validation rows, and of each kind of anomaly."""
@@ -320,6 +328,11 @@ def _placements(known: Tensor, scores: Tensor) -> Tensor:
     """(n,): share of known scores that lie below each of some scores (n,), ties counting half."""
     ordered = known.sort().values
     return (torch.searchsorted(ordered, scores) + torch.searchsorted(ordered, scores, right=True)).double() / (2 * len(known))
+
+
+def _of_mean(values: Tensor) -> float:
+    """Variance of the mean of values; of a single one it is not known and counts as none."""
+    return float(values.var()) / len(values) if len(values) > 1 else 0.0
 
 
 def _some(rows: Rows) -> Rows:

@@ -238,3 +238,24 @@ def test_auroc_is_scikit_learns() -> None:
     strange[0] = math.inf
     truth = [0] * 60 + [1] * 30
     assert selection.auroc(normal, strange) == pytest.approx(metrics.auroc(truth, torch.cat([normal, strange])))
+
+
+def test_spread_is_that_of_resampled_rows_and_anomalies() -> None:
+    splits = digits()
+    ask = judge("synthetic", splits.for_search(), seed=0)
+    assert isinstance(ask, selection.Synthetic)
+    scores = selection.scaled_scores(model(splits, 5), ask.x)
+    sizes = [len(ask.rows), *(len(x) for x in ask.anomalies.values())]
+    normal, *strange = torch.split(scores, sizes)
+    generator = torch.Generator().manual_seed(0)
+
+    def again(part: torch.Tensor) -> torch.Tensor:
+        return part[torch.randint(len(part), (len(part),), generator=generator)]
+
+    drawn = torch.tensor([ask.value(torch.cat([again(part) for part in (normal, *strange)])) for _ in range(600)])
+    assert ask.spread(scores) == pytest.approx(float(drawn.std()), rel=0.12)
+    assert float(drawn.mean()) == pytest.approx(ask.value(scores), abs=ask.spread(scores))
+    assert ask.spread(torch.cat([torch.zeros_like(normal), *(torch.ones_like(part) for part in strange)])) == 0
+    scores[0] = math.nan
+    with pytest.raises(training.Diverged):
+        ask.spread(scores)
