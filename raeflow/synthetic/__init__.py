@@ -106,3 +106,25 @@ def neighbours(x: Tensor, rows: Tensor, generator: torch.Generator) -> tuple[Ten
 
 
 TABLE: dict[str, Maker] = {"stretched": stretched, "beyond": beyond, "between": between, "local": local}
+
+__all__ = [
+    "BETWEEN",
+    "BEYOND",
+    "NEAR",
+    "STEPS",
+    "STRETCHES",
+    "TABLE",
+    "Maker",
+    "between",
+    "beyond",
+    "halfway",
+    "keep_changed",
+    "kinds",
+    "local",
+    "log_uniform",
+    "make",
+    "neighbours",
+    "not_none",
+    "other",
+    "stretched",
+]  # fmt: skip
