@@ -300,8 +300,9 @@ def test_auroc_is_scikit_learns() -> None:
     assert selection.auroc(normal, strange) == pytest.approx(metrics.auroc(truth, torch.cat([normal, strange])))
 
 
-def test_spread_is_that_of_resampled_rows_and_anomalies() -> None:
-    splits = digits()
+@pytest.mark.parametrize("shape", [(64,), (1, 8, 8)])
+def test_spread_is_that_of_resampled_rows_and_anomalies(shape: tuple[int, ...]) -> None:
+    splits = digits(shape)
     ask = judge("synthetic", splits.for_search(), seed=0)
     assert isinstance(ask, selection.Synthetic)
     scores = selection.scaled_scores(model(splits, 5), ask.x)
@@ -316,7 +317,21 @@ def test_spread_is_that_of_resampled_rows_and_anomalies() -> None:
     assert ask.spread(scores) == pytest.approx(float(drawn.std()), rel=0.12)
     assert float(drawn.mean()) == pytest.approx(ask.value(scores), abs=ask.spread(scores))
     assert ask.spread(torch.cat([torch.zeros_like(normal), *(torch.ones_like(part) for part in strange)])) == 0
-    assert ask.value(scores) == pytest.approx(sum(ask.by_kind(scores).values()) / len(ask.anomalies))
+
+
+def test_kinds_count_by_their_weights() -> None:
+    splits = digits((1, 8, 8))
+    ask = judge("synthetic", splits.for_search(), seed=0)
+    assert isinstance(ask, selection.Synthetic)
+    scores = torch.zeros(len(ask.x))
+    sizes = [len(ask.rows), *(len(x) for x in ask.anomalies.values())]
+    for kind, part in zip(ask.anomalies, torch.split(scores, sizes)[1:], strict=True):
+        part.fill_(1.0)  # this kind is told apart, the others are not
+        said = ask.by_kind(scores)
+        assert said == {other: 1.0 if other == kind else 0.5 for other in ask.anomalies}
+        total = sum(synthetic.WEIGHTS.get(other, 1.0) for other in ask.anomalies)
+        assert ask.value(scores) == pytest.approx(0.5 + 0.5 * synthetic.WEIGHTS.get(kind, 1.0) / total)
+        part.fill_(0.0)
     scores[0] = math.nan
     with pytest.raises(training.Diverged):
         ask.spread(scores)
