@@ -40,7 +40,7 @@ from detection_contestants import PEERS, Entry, group_key, read, run
 from detection_problems import CHOSEN_ON, FAMILIES, IMAGES, SIGNALS, TABLES, Form, family, problems
 
 from raeflow import variants
-from raeflow.study import VARIANTS
+from raeflow.study import UNCLEAN, VARIANTS
 
 TARGETS = {"mnist": 0.973, "fashion_mnist": 0.928}
 DIMENSIONS = dict.fromkeys(IMAGES, 3) | dict.fromkeys(SIGNALS, 2) | dict.fromkeys(TABLES, 1)
@@ -201,7 +201,7 @@ def planned(asked: argparse.Namespace, preset: Preset, form: Form) -> list[Entry
     for seed, problem in itertools.product(range(asked.seeds or preset.seeds), problems(asked.sets or list(preset.sets))):
         table = family(problem) in TABLES
         configs = range(asked.configs or (preset.table_configs if table else preset.image_configs))
-        for name in asked.variants or VARIANTS[DIMENSIONS[family(problem)]]:
+        for name in asked.variants or (UNCLEAN if family(problem) == "unclean" else VARIANTS[DIMENSIONS[family(problem)]]):
             entries += [Entry(problem, seed, name, number, form) for number in configs]
         entries += [] if asked.no_peers else [Entry(problem, seed, name, 0, form) for name in there]
     return entries

@@ -45,6 +45,8 @@ EPOCHS, STEPS, BATCH = 50, 1000, (16, 256)
 """Passes and steps of a training at least, and rows of a batch, where nothing else is asked for."""
 FEW_VARIANTS = {1: ("autoencoder", "knn", "rank_knn"), 2: ("autoencoder", "knn"), 3: ("autoencoder", "knn")}
 """What votes where nothing else is asked for, by the dimensions of a row: one training, and what needs none."""
+FEW_UNCLEAN = ("autoencoder", "isolation_forest")
+"""The same of rows that may have anomalies among them."""
 ENDLESS = 100_000
 """Trials of a search that the clock alone ends."""
 
@@ -129,7 +131,8 @@ def fit(
         asked = training or small(len(splits.train))
         study = study.but(training=replace(asked, batch_size=min(asked.batch_size, len(splits.train))))
         if names == AUTO and not searched:
-            study = study.but(variants=FEW_VARIANTS[len(splits.spec.shape)])
+            few = FEW_VARIANTS[len(splits.spec.shape)] if data.contamination is None else FEW_UNCLEAN
+            study = study.but(variants=few)
             study = study.but(search=replace(study.search, trials=max(known, len(study.variants))))
         study = with_classes(study.of_shape(splits.spec.shape), splits)
         check_shapes(study, splits)

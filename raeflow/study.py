@@ -345,6 +345,8 @@ VARIANTS = {
 }
 """What is searched by default, by the dimensions of a row: table, signal, image. Games take most of a search's time and were
 chosen on none of the tables that were tried; name them where rows shall be drawn."""
+UNCLEAN = ("autoencoder", "denoising", "vae", "isolation_forest")
+"""The same where anomalies may be left among the train rows (`Data(contamination=...)`): they hurt nearest neighbours most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -419,7 +421,8 @@ class Study:
 
     def of_shape(self, shape: tuple[int, ...]) -> Study:
         """The same study with its variants named, where they are to be those for rows of this shape."""
-        return self.but(variants=VARIANTS[len(shape)]) if self.variants == AUTO else self
+        found = UNCLEAN if self.data.contamination is not None else VARIANTS[len(shape)]
+        return self.but(variants=found) if self.variants == AUTO else self
 
     @property
     def folder(self) -> Path:

@@ -15,7 +15,9 @@ from torch import Tensor
 from raeflow import synthetic
 from raeflow.data.encoding import TableEncoding
 from raeflow.data.encoding.record import NUMBERS
-from raeflow.synthetic import Maker, keep_changed, not_none
+from raeflow.synthetic import keep_changed, not_none
+from raeflow.synthetic._draws import Maker, log_uniform
+from raeflow.synthetic._draws import other as other_row
 
 _GAP = 0.1
 """Share of the changes of a column that has gaps in train that take its value away."""
@@ -89,13 +91,13 @@ class _Blocks:
 
     def beyond(self, x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         """As `synthetic.beyond`."""
-        other = synthetic.other(x, rows, generator)
-        step = (x - other) * synthetic.log_uniform((len(x), 1), synthetic.BEYOND, generator)
+        other = other_row(x, rows, generator)
+        step = (x - other) * log_uniform((len(x), 1), synthetic.BEYOND, generator)
         return torch.where(self._moving(x, other), x + step, x)
 
     def between(self, x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         """As `synthetic.between`; columns that are no numbers, or a gap in one of the two rows, come whole from either of them."""
-        other = synthetic.other(x, rows, generator)
+        other = other_row(x, rows, generator)
         mixed = x + (other - x) * synthetic.halfway(len(x), generator)
         theirs = (torch.rand((len(x), len(self.kinds)), generator=generator) < 0.5)[:, self.owner]
         return torch.where(self._moving(x, other), mixed, torch.where(theirs, other, x))
@@ -103,7 +105,7 @@ class _Blocks:
     def local(self, x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         """As `synthetic.local`."""
         first, second = synthetic.neighbours(x, rows, generator)
-        step = (first - second) * synthetic.log_uniform((len(x), 1), synthetic.STEPS, generator)
+        step = (first - second) * log_uniform((len(x), 1), synthetic.STEPS, generator)
         return torch.where(self._moving(x, first, second), x + step, x)
 
     def _moving(self, *rows: Tensor) -> Tensor:

@@ -46,9 +46,8 @@ class Head(Base):
 
     def fit(self, seen: Outputs) -> None:
         """Mean and variance of each value's error, the variance shrunk as the halves ask."""
-        residual = seen.residual
-        share = min(SHARES, key=lambda share: _surprise(residual, share))
-        self.learn(centre=residual.mean(0), weight=1 / shrunk(residual, share))
+        centre, weight = usual(seen.residual)
+        self.learn(centre=centre, weight=weight)
 
     def forward(self, seen: Outputs) -> Tensor:
         """(B,)."""
@@ -60,6 +59,12 @@ class Head(Base):
 
     def _values(self, seen: Outputs) -> Tensor:
         return (seen.residual - self.centre).square() * self.weight
+
+
+def usual(residual: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of each value's error over rows (N, *shape), and one over its variance, shrunk as the halves ask: each (*shape)."""
+    share = min(SHARES, key=lambda share: _surprise(residual, share))
+    return residual.mean(0), 1 / shrunk(residual, share)
 
 
 def shrunk(values: Tensor, share: float) -> Tensor:

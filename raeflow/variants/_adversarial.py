@@ -23,6 +23,7 @@ from raeflow.backbones import Backbone, Layers, backbone
 from raeflow.errors import RaeflowError
 from raeflow.variants import _layers
 from raeflow.variants._contract import Batch, Shape, Variant
+from raeflow.variants._maps import EncoderMaps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ class Game(Layers):
 H = TypeVar("H", bound=Game)
 
 
-class Adversarial(Variant, Generic[H]):
+class Adversarial(EncoderMaps, Variant, Generic[H]):
     """Critic (features, then a number), generator and encoder; rows stand alone as soon as the game is over."""
 
     player: ClassVar[str]
@@ -186,6 +187,16 @@ class Adversarial(Variant, Generic[H]):
     def steepness(self, batch: Batch, fake: Tensor) -> Tensor:
         """Scalar: mean of (|gradient of the critic| - 1)^2 between real and generated rows (Gulrajani et al. 2017, eq. 3)."""
         return (self.slopes(self.between(batch, fake)) - 1).square().mean()
+
+    def criticise(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, *shape) -> (B, D), (B,): the critic's features, and minus its number, which is high for rows that look real."""
+        features = self.features(x)
+        return features.flatten(1), -self.number_alone(features).flatten()
+
+    def number_alone(self, features: Tensor) -> Tensor:
+        """(B, ...) -> (B, 1): the critic's number of each row by itself, from its features; a critic that compares rows sees one."""
+        number_B1: Tensor = self.critic(features)
+        return number_B1
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, *shape) -> (B, Z)."""

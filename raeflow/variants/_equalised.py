@@ -85,6 +85,10 @@ class BatchDeviation(nn.Module):
         wide = mean_M.repeat_interleave(group).to(x_BC.dtype).view(-1, *(1,) * (x_BC.dim() - 1))
         return torch.cat([x_BC, wide.expand(-1, 1, *x_BC.shape[2:])], 1)
 
+    def alone(self, x_BC: Tensor) -> Tensor:
+        """(B, C, ...) -> (B, C + 1, ...): each row as a batch of its own, which differs from nothing."""
+        return torch.cat([x_BC, torch.full_like(x_BC[:, :1], math.sqrt(_EPS))], 1)
+
 
 def shrink(x: Tensor, size: Sizes) -> Tensor:
     """(B, C, ...) -> (B, C, *size): means over the windows of values."""

@@ -20,7 +20,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -214,7 +214,7 @@ class Model(_adversarial.Adversarial[H]):
         self.whole = len(self.ladder.sizes) == 1
         self.drawn_from = 0.0 if self.ladder.table else self.hyper.game * self.hyper.growth
         self.features = Trunk(self.ladder, self.stage, smooth_shrink if self.smooth else shrink)
-        self.critic = head(self.ladder)
+        self.critic: nn.Sequential = head(self.ladder)
         self.generator = self.grower()
         self.averaged = _unowned(self.generator, self.stage)
         self.encoder = _layers.encoder(net, self.hyper.latent)
@@ -247,6 +247,14 @@ class Model(_adversarial.Adversarial[H]):
     def drawn(self, batch: Batch) -> Tensor:
         """(B, C, *size): rows that the generator itself makes of new codes, at the stage's size, float32."""
         return _layers.squash(self.generator(batch.normal(self.hyper.latent)), self.hyper.output).float()
+
+    def number_alone(self, features: Tensor) -> Tensor:
+        """(B, C, *innermost) -> (B, 1): the critic's number of each row by itself, without the deviation over a batch."""
+        compare, *rest = self.critic
+        h = cast(BatchDeviation, compare).alone(features)
+        for part in rest:
+            h = part(h)
+        return h
 
     def follow(self) -> None:
         """Move the averaged generator towards the generator, after one of its steps."""

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from raeflow.backbones import Backbone, Layers, activation, backbone
 from raeflow.variants import _layers
 from raeflow.variants._contract import Batch, Shape, Variant
+from raeflow.variants._maps import EncoderMaps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class Rebuild(Layers):
 H = TypeVar("H", bound=Rebuild)
 
 
-class Rebuilder(Variant, Generic[H]):
+class Rebuilder(EncoderMaps, Variant, Generic[H]):
     """Encoder, code, decoder; score (B,) is the mean squared error of a row."""
 
     player: ClassVar[str]

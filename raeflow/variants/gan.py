@@ -93,6 +93,12 @@ class Model(_adversarial.Adversarial[Hyper]):
         logits_B = self.judge(x)
         return functional.binary_cross_entropy_with_logits(logits_B, torch.full_like(logits_B, truth))
 
+    def number_alone(self, features: Tensor) -> Tensor:
+        """(B, A) -> (B, 1): the logit of each row by itself, with no other row close to it."""
+        if not isinstance(self.critic, Closeness):
+            return super().number_alone(features)
+        return self.critic.alone(features)
+
     def mixed(self, batch: Batch, fake: Tensor) -> Tensor:
         """(B, *shape): new generated rows, each with an even chance replaced by an earlier one; new rows enter the buffer.
 
@@ -131,4 +137,10 @@ class Closeness(nn.Module):
         distance_KBB = sum((m_KB[:, :, None] - m_KB[:, None]).abs() for m_KB in m_DKB)
         close_BK = torch.exp(-distance_KBB).sum(2).T - 1  # a row's closeness to itself is 1
         logits_B1: Tensor = self.last(torch.cat([features_BA, close_BK], 1))
+        return logits_B1
+
+    def alone(self, features_BA: Tensor) -> Tensor:
+        """(B, A) -> (B, 1): of each row as a batch of its own."""
+        none_BK = features_BA.new_zeros(len(features_BA), self.last.in_features - features_BA.shape[1])
+        logits_B1: Tensor = self.last(torch.cat([features_BA, none_BK], 1))
         return logits_B1

@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from raeflow.backbones import Layers, backbone
 from raeflow.variants import _layers
 from raeflow.variants._contract import Batch, Shape, Variant
+from raeflow.variants._maps import EncoderMaps
 
 _LOG_VARIANCE = (-30.0, 20.0)  # exp stays finite in float32
 _SEED = 0  # of the draws that the lower bound is averaged over, the same for every model
@@ -77,7 +78,7 @@ def space(trial: Any, shape: Shape) -> Hyper:
     )
 
 
-class Model(Variant):
+class Model(EncoderMaps, Variant):
     """Encoder to mean and log-variance (B, 2 Z), decoder from a drawn code; rows are rebuilt from the mean code."""
 
     def __init__(self, shape: Shape, hyper: Hyper) -> None:
