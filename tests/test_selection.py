@@ -317,6 +317,9 @@ def test_spread_is_that_of_resampled_rows_and_anomalies(shape: tuple[int, ...]) 
     assert ask.spread(scores) == pytest.approx(float(drawn.std()), rel=0.12)
     assert float(drawn.mean()) == pytest.approx(ask.value(scores), abs=ask.spread(scores))
     assert ask.spread(torch.cat([torch.zeros_like(normal), *(torch.ones_like(part) for part in strange)])) == 0
+    scores[0] = math.nan
+    with pytest.raises(training.Diverged):
+        ask.spread(scores)
 
 
 def test_kinds_count_by_their_weights() -> None:
@@ -332,6 +335,3 @@ def test_kinds_count_by_their_weights() -> None:
         total = sum(synthetic.WEIGHTS.get(other, 1.0) for other in ask.anomalies)
         assert ask.value(scores) == pytest.approx(0.5 + 0.5 * synthetic.WEIGHTS.get(kind, 1.0) / total)
         part.fill_(0.0)
-    scores[0] = math.nan
-    with pytest.raises(training.Diverged):
-        ask.spread(scores)
