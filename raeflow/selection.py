@@ -238,7 +238,7 @@ class Labels(RowJudge):
 
 
 class Synthetic(RowJudge):
-    """Mean over the kinds of synthetic anomalies of the AUROC that scores reach against validation rows.
+    """Mean over the kinds of synthetic anomalies, each by its weight, of the AUROC that scores reach against validation rows.
 
     The anomalies are made once, in scaled space, from rows and seed alone: every trial meets the same ones.
     """
@@ -256,6 +256,8 @@ class Synthetic(RowJudge):
         typed = synthetic_tables.typed(splits.encoding)
         self.anomalies = synthetic_tables.make(scaled, splits.encoding, count, seed) if typed else synthetic.make(scaled, count, seed)
         self._scaled = scaled
+        weights = {kind: synthetic.WEIGHTS.get(kind, 1.0) for kind in self.anomalies}
+        self.shares = {kind: weight / sum(weights.values()) for kind, weight in weights.items()}
 
     @cached_property
     def x(self) -> Tensor:  # type: ignore[override]
@@ -265,7 +267,7 @@ class Synthetic(RowJudge):
     def value(self, scores: Tensor) -> float:
         """Share of pairs of an anomaly and a normal row that are ranked rightly, in 0-1."""
         found = self.by_kind(scores)
-        return sum(found.values()) / len(found)
+        return sum(self.shares[kind] * own for kind, own in found.items())
 
     def by_kind(self, scores: Tensor) -> dict[str, float]:
         """That share for each kind of anomaly."""
@@ -279,10 +281,10 @@ class Synthetic(RowJudge):
         """
         normal, strange = self._parts(_sound(scores))
         placed, variance = torch.zeros(len(normal), dtype=torch.double), 0.0
-        for own in strange:
+        for share, own in zip(self.shares.values(), strange, strict=True):
             above, within = _placements(normal, own), _placements(own, normal)
-            variance += _of_mean(above) / len(strange) ** 2
-            placed += within / len(strange)
+            variance += share**2 * _of_mean(above)
+            placed += share * within
         return math.sqrt(variance + _of_mean(placed))
 
     def _parts(self, scores: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -16,6 +16,7 @@ from raeflow.data.scaling import fit_scaling
 from raeflow.errors import RaeflowError
 from raeflow.selection import Trial, best, judge
 from raeflow.study import Training
+from raeflow.synthetic import _patches
 
 SHAPES = [(6,), (1,), (1, 1), (2, 2), (3, 40), (1, 1, 1), (1, 8, 8), (3, 12, 9)]
 
@@ -125,24 +126,83 @@ def test_synthetic_anomalies_of_any_shape(shape: tuple[int, ...]) -> None:
         assert all(bool((x[:, 1] == 1).all()) for x in made.values())
 
 
-def test_patches_change_a_part_and_stay_within_an_image_range() -> None:
+def test_images_keep_their_range_and_parts_leave_the_rest() -> None:
     rows = digits((1, 8, 8)).validate.x / 16
-    for name, x in synthetic.make(rows, 300, seed=1).items():
+    made = synthetic.make(rows, 300, seed=1)
+    assert list(made) == ["occluded", "pasted", "spliced", "reshaped"]
+    for name, x in made.items():
         assert float(x.min()) >= 0, name
         assert float(x.max()) <= 1, name
         nearest = (x[:, None] - rows[None]).abs().gt(1e-5).flatten(2).float().mean(2).amin(1)
-        assert 0 < float(nearest.mean()) < 0.3, name
+        assert 0 < float(nearest.mean()) < (0.5 if name != "reshaped" else 1), name
 
 
-def test_a_swap_keeps_every_value_and_a_warp_keeps_the_range() -> None:
+def test_parts_of_images_come_from_rows() -> None:
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(200, 2, 60, generator=generator)
-    swapped = synthetic.swapped(rows, rows, generator)
-    kept = (swapped.sort(-1).values == rows.sort(-1).values).flatten(1).all(1)
-    assert float(kept.float().mean()) > 0.4  # where the patches do not overlap
-    assert bool(torch.isin(swapped, rows).all())
-    warped = synthetic.warped(rows, rows, generator)
-    assert bool((warped.amax(-1) <= rows.amax(-1) + 1e-5).all())
+    rows = torch.rand(50, 2, 12, 10, generator=generator)
+    places = rows.flatten(2).movedim(1, 2).flatten(0, 1)  # both channels of each place of each row
+    for maker in (_patches.pasted, _patches.spliced):
+        x = maker(rows, rows, generator)
+        changed = (x != rows).any(1)
+        assert torch.equal(changed.any(0), torch.ones(12, 10, dtype=torch.bool)), "parts lie everywhere"
+        assert all(bool((value == places).all(1).any()) for value in x.movedim(1, -1)[changed][:200])
+        assert 0 < float(changed.float().mean()) < 0.5
+        for row in changed[changed.flatten(1).any(1)]:
+            down, right = row.any(1).nonzero().squeeze(1), row.any(0).nonzero().squeeze(1)
+            box = row[down.min() : down.max() + 1, right.min() : right.max() + 1]
+            assert bool(box.all()), "a part is a rectangle"
+    spliced = _patches.spliced(rows, rows, generator)
+    assert bool((spliced[:, None] == rows[None]).all(2).any(1).all()), "each place is some row's own"
+
+
+def test_an_image_out_of_shape_keeps_its_middle() -> None:
+    generator = torch.Generator().manual_seed(0)
+    down, right = torch.meshgrid(torch.arange(21.0), torch.arange(31.0), indexing="ij")
+    rows = torch.stack([down, right]).expand(40, 2, 21, 31)
+    x = _patches.reshaped(rows, rows, generator)
+    assert torch.allclose(x[:, :, 10, 15], torch.tensor([10.0, 15.0]).expand(40, 2), atol=1e-4)
+    zoom = x[:, 1, 10, 16] - x[:, 1, 10, 15]
+    assert float(zoom.min()) >= 1 / _patches.ZOOM - 1e-4
+    assert float(zoom.max()) <= _patches.ZOOM + 1e-4
+    assert float(zoom.std()) > 0.1
+
+
+def test_small_defects_of_signals_are_small_and_the_others_are_what_they_say() -> None:
+    generator = torch.Generator().manual_seed(0)
+    length = 200
+    rows = torch.randn(300, 2, length, generator=generator).cumsum(2)
+    for maker in (_patches.spotted, _patches.chipped):
+        changed = (maker(rows, rows, generator) != rows).any(1).sum(1)
+        assert 1 <= float(changed.float().mean()) <= 0.03 * length
+        assert int(changed.max()) <= 0.03 * length
+    moved = (_patches.spotted(rows, rows, generator) - rows).abs().amax((1, 2)) / rows.std(correction=0)
+    assert 0.2 < float(moved.min()) < 1
+    assert 2 < float(moved.max()) <= _patches.STEPS[1] + 1e-4
+    louder = _patches.amplified(rows, rows, generator)
+    part = (louder != rows).any(1)
+    assert float(part.sum(1).max()) <= _patches.STRETCH[1] * length
+    for before, after, inside in list(zip(rows, louder, part, strict=True))[:50]:
+        if int(inside.sum()) > 20:
+            ratio = after[0, inside].std() / before[0, inside].std()
+            assert not 0.85 < float(ratio) < 1.2
+    ramp = torch.arange(float(length)).expand(300, 1, length)
+    late = _patches.delayed(ramp, ramp, generator) - ramp
+    middle = late[:, 0, 60:140]
+    assert float(middle.std(1).max()) < 1e-3, "all readings come as late"
+    assert _patches.DELAYS[0] * length - 1e-3 <= float(middle.abs().min())
+    assert float(middle.abs().max()) <= _patches.DELAYS[1] * length + 1e-3
+    assert 0.3 < float((middle[:, 0] > 0).float().mean()) < 0.7
+    bend = _patches.bent(ramp, ramp, generator) - ramp
+    assert float(bend.diff(dim=2).diff(dim=2)[:, :, 70:130].abs().median()) < 1e-2, "a bend is smooth"
+    assert float(bend.std(2).median()) > 1
+
+
+@pytest.mark.parametrize("shape", [(2, 50), (3, 16, 16)])
+def test_every_kind_changes_nearly_every_row(shape: tuple[int, ...]) -> None:
+    rows = torch.rand(60, *shape, generator=torch.Generator().manual_seed(0))
+    made = synthetic.make(rows, 200, seed=0)
+    assert list(made) == list(synthetic.kinds(shape))
+    assert all(len(x) > 180 for x in made.values())
 
 
 def test_rows_beyond_and_between_lie_on_the_line_through_two_rows() -> None:
@@ -194,7 +254,7 @@ def test_many_rows_are_thinned_and_large_rows_are_few() -> None:
     )
     asked = judge("synthetic", large, 0)
     assert isinstance(asked, selection.Synthetic)
-    assert all(len(x) == selection.FEWEST for x in asked.anomalies.values())
+    assert max(len(x) for x in asked.anomalies.values()) == selection.FEWEST  # a row spliced with itself is left out
 
 
 def test_refusals_of_labels_and_kinds() -> None:
@@ -240,8 +300,9 @@ def test_auroc_is_scikit_learns() -> None:
     assert selection.auroc(normal, strange) == pytest.approx(metrics.auroc(truth, torch.cat([normal, strange])))
 
 
-def test_spread_is_that_of_resampled_rows_and_anomalies() -> None:
-    splits = digits()
+@pytest.mark.parametrize("shape", [(64,), (1, 8, 8)])
+def test_spread_is_that_of_resampled_rows_and_anomalies(shape: tuple[int, ...]) -> None:
+    splits = digits(shape)
     ask = judge("synthetic", splits.for_search(), seed=0)
     assert isinstance(ask, selection.Synthetic)
     scores = selection.scaled_scores(model(splits, 5), ask.x)
@@ -259,3 +320,18 @@ def test_spread_is_that_of_resampled_rows_and_anomalies() -> None:
     scores[0] = math.nan
     with pytest.raises(training.Diverged):
         ask.spread(scores)
+
+
+def test_kinds_count_by_their_weights() -> None:
+    splits = digits((1, 8, 8))
+    ask = judge("synthetic", splits.for_search(), seed=0)
+    assert isinstance(ask, selection.Synthetic)
+    scores = torch.zeros(len(ask.x))
+    sizes = [len(ask.rows), *(len(x) for x in ask.anomalies.values())]
+    for kind, part in zip(ask.anomalies, torch.split(scores, sizes)[1:], strict=True):
+        part.fill_(1.0)  # this kind is told apart, the others are not
+        said = ask.by_kind(scores)
+        assert said == {other: 1.0 if other == kind else 0.5 for other in ask.anomalies}
+        total = sum(synthetic.WEIGHTS.get(other, 1.0) for other in ask.anomalies)
+        assert ask.value(scores) == pytest.approx(0.5 + 0.5 * synthetic.WEIGHTS.get(kind, 1.0) / total)
+        part.fill_(0.0)

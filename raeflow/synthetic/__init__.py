@@ -27,6 +27,8 @@ BETWEEN = (0.25, 0.75)
 """Shares of the way to another row, evenly."""
 NEAR = 10
 """Neighbours of a row that tell in which directions rows vary where it is."""
+WEIGHTS = {"pasted": 2.0, "spliced": 4.0}
+"""What a kind counts where it is not 1. A spliced image is usual everywhere but as a whole; models are told apart by that best."""
 
 
 def make(rows: Tensor, count: int, seed: int) -> dict[str, Tensor]:
@@ -106,3 +108,26 @@ def neighbours(x: Tensor, rows: Tensor, generator: torch.Generator) -> tuple[Ten
 
 
 TABLE: dict[str, Maker] = {"stretched": stretched, "beyond": beyond, "between": between, "local": local}
+
+__all__ = [
+    "BETWEEN",
+    "BEYOND",
+    "NEAR",
+    "STEPS",
+    "STRETCHES",
+    "TABLE",
+    "WEIGHTS",
+    "Maker",
+    "between",
+    "beyond",
+    "halfway",
+    "keep_changed",
+    "kinds",
+    "local",
+    "log_uniform",
+    "make",
+    "neighbours",
+    "not_none",
+    "other",
+    "stretched",
+]  # fmt: skip
