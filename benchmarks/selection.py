@@ -42,7 +42,7 @@ class Box(selection.Synthetic):
         rows = splits.encoding(splits.validate.x)
         low, high = rows.amin(0), rows.amax(0)
         drawn = torch.rand((1024, rows.shape[1]), generator=torch.Generator().manual_seed(seed))
-        self.anomalies = {"box": low + (high - low) * drawn}
+        self.anomalies, self.shares = {"box": low + (high - low) * drawn}, {"box": 1.0}
 
 
 def peers(splits: Any) -> dict[str, float]:

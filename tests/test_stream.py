@@ -2,8 +2,10 @@
 
 import gc
 import pickle
+import shutil
 import threading
 import types
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +14,13 @@ import pytest
 import torch
 from torch import nn
 
+from raeflow import selection
 from raeflow.data import load
 from raeflow.data.rows import Rows
-from raeflow.data.stream import StreamedRows
+from raeflow.data.stream import SAMPLED, StreamedRows
 from raeflow.errors import RaeflowError
 from raeflow.study import Data, Training
+from raeflow.training import Run
 from raeflow.variants._contract import Variant
 
 N, D = 20_000, 8
@@ -57,6 +61,32 @@ def both(folder, small_units):
     assert isinstance(resident.train, Rows)
     assert isinstance(streamed.train, StreamedRows)
     return resident, streamed
+
+
+def test_a_stream_keeps_a_sample_of_train_that_no_order_of_files_decides(both, folder, monkeypatch, tmp_path):
+    resident, streamed = both
+    known = {tuple(row) for row in resident.train.x.tolist()}
+    sample = streamed.sampled.x
+    assert len(sample) == min(SAMPLED, (N * D * 4 - 1) // 8 // (D * 4))
+    assert len({tuple(row) for row in sample.tolist()} & known) == len(sample)
+    assert abs(float(sample[:, 0].mean()) - N / 2000) < 0.5, "from all over the files"
+    for number, part in enumerate(sorted(folder.iterdir(), reverse=True)):
+        shutil.copy(part, tmp_path / f"{number}.parquet")
+    turned = load(data(tmp_path, memory=N * D * 4 - 1)).sampled.x
+    assert np.array_equal(sort(turned.numpy()), sort(sample.numpy()))
+    assert len(streamed.some_train(100)) == 100
+    with pytest.raises(RaeflowError, match="no sample of it was kept"):
+        replace(streamed, sampled=None).some_train(100)
+
+
+def test_heads_of_a_stream_are_fitted_on_its_sample(both):
+    _, streamed = both
+    run = Run("autoencoder", {"latent": 2, "layers": (8,)}, streamed, Training(epochs=2, batch_size=256, device="cpu"), 0)
+    for _ in run.epochs():
+        pass
+    found = selection.judged(run, selection.judge("synthetic", streamed.for_search(), 0), ("memory",))
+    assert found.fitted.head["name"] == "memory"
+    assert torch.isfinite(found.fitted.head_weights["bank"]).all()
 
 
 def test_a_stream_divides_and_scales_as_memory_does(both):
