@@ -224,7 +224,7 @@ def test_a_trial_ends_after_its_one_epoch(name: str, tmp_path: Path, monkeypatch
     monkeypatch.setattr(trial, "deliver", lambda fitted, folder, home: save_fitted(fitted, folder))
     (report,) = reports(plan(study, "here"), s, by, None, 0, name, hyper)
     assert report["last"] and report["epoch"] == 1 and "rung" not in report
-    assert 0.5 < report["value"] <= 1 and report["head"] is None
+    assert 0.5 < report["value"] <= 1 and report["judged"] == [None, {}]
     assert load_fitted(tmp_path / "one" / "trials" / "0").variant == name
 
 
