@@ -94,7 +94,8 @@ class Pick:
 class Session:
     """One study at work: its data, tracker and folder, opened once and shared by the verbs."""
 
-    def __init__(self, study: Study, say: Say | None = None, fresh: bool = False) -> None:
+    def __init__(self, study: Study, say: Say | None = None, fresh: bool = False, variant: str | None = None) -> None:
+        """`variant` is one that is to be trained alone; where it is none of the study's, it makes another study."""
         from raeflow.data import load, resolve
         from raeflow.devices import resolve_device
         from raeflow.tracking import Tracker
@@ -106,7 +107,10 @@ class Session:
         resolve_device(study.training.device)
         self.splits: Splits = load(self.study.data)
         check_batch(self.splits.train, study.training.batch_size, max(1, study.cluster.workers))
-        self.study = with_classes(self.study.of_shape(self.splits.spec.shape), self.splits)
+        named = self.study.of_shape(self.splits.spec.shape)
+        if variant is not None and variant not in named.variants:
+            named = named.but(variants=(variant,))
+        self.study = with_classes(named, self.splits)
         check_shapes(self.study, self.splits)
         if fresh and self.folder.exists():
             shutil.rmtree(self.folder)
