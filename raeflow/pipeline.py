@@ -208,7 +208,8 @@ class Session:
         fitted: list[Fitted] = []
         for number, pick in enumerate(chosen):
             place = self.folder / "models" / str(number)
-            key = digest(pick.variant, pick.hyper, refit or pick.folder is None, to_json(self.study.training), self.study.seed)
+            whence = pick.folder and Path(pick.folder).name  # two trials may have the same hyperparameters, and each its own dice
+            key = digest(pick.variant, pick.hyper, whence, refit or pick.folder is None, to_json(self.study.training), self.study.seed)
             if not force and read_key(place) == key:
                 fitted.append(load_fitted(place))
                 self.say(f"model {number + 1}/{len(chosen)}: {pick.variant} kept from an earlier run")
