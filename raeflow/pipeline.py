@@ -367,8 +367,8 @@ class Session:
 
 
 def check_shapes(study: Study, splits: Splits) -> None:
-    """Every variant must be able to build its published model for these rows, before anything starts."""
-    from raeflow import variants
+    """Every variant must be able to build its published model for these rows, and to take a head, before anything starts."""
+    from raeflow import heads, variants
     from raeflow.variants._contract import Generative
 
     for name in study.variants:
@@ -380,6 +380,11 @@ def check_shapes(study: Study, splits: Splits) -> None:
             raise RaeflowError(f"variant {name!r} cannot take rows of shape {shape} with {fixed or 'its defaults'}: {error}") from error
         if study.search.selection == "generation" and not isinstance(model, Generative):
             raise RaeflowError(f"Search(selection='generation'): variant {name!r} draws no rows")
+        if study.search.selection in ("synthetic", "labels"):
+            try:
+                heads.candidates(model, shape, study.head_names)
+            except RaeflowError as error:
+                raise RaeflowError(f"variant {name!r} on rows of shape {shape}: {error}") from error
 
 
 def with_classes(study: Study, splits: Splits) -> Study:

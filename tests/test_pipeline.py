@@ -118,7 +118,6 @@ def test_published_values_train_without_a_search(tmp_path):
     session.tracker.finish("FINISHED")
 
 
-@pytest.mark.parametrize(("value", "kept"), [(2.0, "search"), (-1.0, "again")])
 def test_a_variant_of_those_that_auto_names_is_trained_alone_in_the_same_study(tmp_path):
     study = STUDY.but(home=str(tmp_path), variants="auto", training=Training(epochs=1, batch_size=64))
     for variant in (None, "knn"):
@@ -145,6 +144,7 @@ def test_another_trial_with_the_same_hyperparameters_takes_the_place_of_a_kept_m
     session.tracker.finish("FINISHED")
 
 
+@pytest.mark.parametrize(("value", "kept"), [(2.0, "search"), (-1.0, "again")])
 def test_of_the_searchs_model_and_the_one_trained_again_the_better_is_kept(tmp_path, value, kept):
     lines = []
     session = pipeline.Session(STUDY.but(home=str(tmp_path), committee=1), say=lines.append)
@@ -193,6 +193,7 @@ def test_calibrating_before_training_is_refused(tmp_path):
         ({"hyper": {"vae": {"latent": -1}}}, "latent=-1"),
         ({"data": Data("digits", columns="nothing")}, "nothing"),
         ({"search": Search(selection="generation")}, "'autoencoder' draws no rows"),
+        ({"heads": "critic"}, "variant 'autoencoder' on rows of shape (1, 8, 8): heads critic"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, change, word):
