@@ -114,7 +114,8 @@ def fit(
         raise RaeflowError(f"fit(minutes={minutes!r}): minutes must be greater than 0")
     names = (variants,) if isinstance(variants, str) else tuple(variants)
     searched = trials is not None or minutes is not None
-    known = max(len(names), 1 if committee == "auto" else committee) if minutes is None else ENDLESS
+    asked_for = committee if isinstance(committee, int) else 1
+    known = max(len(names), asked_for) if minutes is None else ENDLESS
     count = known if trials is None else trials
     table = frames.to_table(rows)
     data = Data(

@@ -165,6 +165,7 @@ def test_rows_are_refused_in_one_sentence(given, sentence):
         ({"minutes": 0}, "fit(minutes=0)"),
         ({"trials": 0}, "trials"),
         ({"committee": 3, "trials": 2}, "committee"),
+        ({"committee": "3"}, "committee='3'"),
         ({"columns": ["nope"]}, "the rows: no column named 'nope'"),
         ({"hyper": {"autoencoder": {"nope": 1}}}, "no hyperparameter 'nope'"),
         ({"normal": [("x0", ">", 1e9)]}, "0 rows that normal="),
