@@ -215,7 +215,8 @@ class _Search:
         with _quiet():
             record = optuna.create_study(direction="maximize", sampler=space.sampler(study))
             space.enqueue(record, study, shape)
-            while len(trials) < study.search.trials and (not kept or not self._late()):
+            # Past the time a model is still looked for, but in each variant once: where all fail there would be no end.
+            while len(trials) < study.search.trials and not (self._late() and (kept or len(trials) >= len(study.variants))):
                 asked = record.ask()
                 variant, hyper = space.ask(study, asked, shape)
                 start = time.perf_counter()
