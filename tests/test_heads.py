@@ -129,6 +129,31 @@ def test_a_head_travels_with_its_model(fitted: Any, tmp_path: Path) -> None:
         assert loaded.explain(splits.test.x[:3]).shape == (3, *splits.spec.shape)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "../x"}, "head '../x': there is none"),
+        ({"hyper": {"of": "row", "depth": 3}}, "no setting 'depth'"),
+        ({"hyper": {"k": 1.5}}, "changed after it was saved"),
+        ({"more": 1}, "changed after it was saved"),
+        ({"name": "peak", "hyper": {}}, "not a whole detector"),
+    ],
+)
+def test_a_detector_with_a_foreign_head_is_refused_in_one_sentence(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    splits = made_splits((6,))
+    found = trained(splits, "autoencoder")
+    head = heads.build("memory", {})
+    head.fit(heads.collect(found.model(), selection.train_rows(splits), [head]))
+    place = Detector.assemble([under(found, head)], splits, Calibration()).save(tmp_path / "detector")
+    record = json.loads((place / "detector.json").read_text())
+    record["members"][0]["head"].update(change)
+    (place / "detector.json").write_text(json.dumps(record))
+    with pytest.raises(RaeflowError, match=said) as refusal:
+        Detector.load(place)
+    assert "unexpected" not in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
 def test_every_head_exports(fitted: Any, tmp_path: Path) -> None:
     splits, found, able = fitted
     for number, head in enumerate({head.name: head for head in able}.values()):
