@@ -130,7 +130,7 @@ def candidates(entry: Entry, data: Splits, judge: selection.RowJudge, models: Pa
     assert data.test is not None
     fitted = trained(entry, data, models)
     model = fitted.model()
-    able = heads.candidates(model, data.spec.shape, unclean=data.unclean)
+    able = heads.candidates(model, data.spec.shape)
     parts = (selection.train_rows(data), judge.x, scaled_rows(data.encoding, data.test.x))
     seen, asked, tested = (heads.collect(model, x, able) for x in parts)
     found = []

@@ -66,7 +66,7 @@ def table(rows: int, seed: int = 0) -> Splits:
 def plan(home: Path, name: str, epochs: int, trials: int, slots: int) -> Study:
     """A study in which every trial trains to its last epoch."""
     return Study(
-        name=name, home=str(home), data=Data("sheet"), variants=(VARIANT,), hyper={VARIANT: FIXED},
+        name=name, home=str(home), data=Data("sheet"), variants=(VARIANT,), hyper={VARIANT: FIXED}, heads="error",
         training=Training(epochs=epochs, batch_size=256, patience=None, device="cpu"),
         search=Search(trials=trials, slots=slots, stop_early=False),
     )  # fmt: skip

@@ -139,7 +139,7 @@ def headed(fitted: Fitted, model: Variant, splits: Splits, judge: Judge, asked: 
     if not isinstance(judge, RowJudge) or isinstance(judge, ValidationLoss):
         found = [heads_.build(heads_.ERROR, {})]
     else:
-        found = heads_.candidates(model, splits.spec.shape, asked, splits.unclean)
+        found = heads_.candidates(model, splits.spec.shape, asked)
     if [head.name for head in found] == [heads_.ERROR]:
         return Judged(fitted, _finite(judge(model, splits.encoding), fitted), {})
     assert isinstance(judge, RowJudge)  # noqa: S101 - the others have one head

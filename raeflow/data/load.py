@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -96,8 +95,7 @@ def _resident(plan: Plan) -> Splits:
         # What was set aside made tails long and levels known: the encoding is that of the rows that are learnt from.
         spec, encoding, moved = learn(plan.data, reader.spec, lexicon, chunks(train.x), lambda: chunks(train.x), lambda: None)
     move((train, labelled or validate, calibrate, test, aside.calibrate if aside else None), moved)
-    found = Splits(spec, encoding, train, validate, calibrate, test, labelled, plan.fingerprint, plan.left_out, skipped)
-    return found if aside is None else replace(found, set_aside=aside, unclean=True)
+    return Splits(spec, encoding, train, validate, calibrate, test, labelled, plan.fingerprint, plan.left_out, skipped, set_aside=aside)
 
 
 def _kept(validate: Rows, labelled: Rows | None, keep: Tensor) -> tuple[Rows, Rows | None]:

@@ -234,8 +234,6 @@ class Splits:
     """Bad rows that `Data(bad_rows="skip")` left out; None where there was none."""
     sampled: Rows | None = None
     """Some train rows, chosen by hash, where train itself is streamed."""
-    unclean: bool = False
-    """Whether anomalies may be left among the train rows: `Data(contamination=...)` was asked for."""
     set_aside: SetAside | None = None
     """Suspicious rows that `Data(contamination=...)` took out of train, validate and calibrate; None where it is off."""
 

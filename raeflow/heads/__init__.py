@@ -26,8 +26,6 @@ from raeflow.variants._contract import HasCritic, Latent, Mapped, OneShot, Varia
 
 ERROR = "error"
 """The head that leaves a variant's own score as it is."""
-MANY = 50
-"""Neighbours that are asked where anomalies may be left among the train rows."""
 
 
 def get(name: str) -> Any:
@@ -76,10 +74,9 @@ def able(model: Variant) -> frozenset[str]:
     return frozenset(found)
 
 
-def candidates(model: Variant, shape: tuple[int, ...], asked: Sequence[str] | None = None, unclean: bool = False) -> list[Head]:
+def candidates(model: Variant, shape: tuple[int, ...], asked: Sequence[str] | None = None) -> list[Head]:
     """Every head in every setting that this model can take, `error` first; `asked` names some alone.
 
-    Where train rows are `unclean`, whatever asks neighbours asks `MANY` of them: a few anomalies would vouch for one another.
 
     A model that is no network keeps its own score, whatever is asked. Raises RaeflowError where another can take none of those
     asked for.
@@ -88,15 +85,10 @@ def candidates(model: Variant, shape: tuple[int, ...], asked: Sequence[str] | No
     if isinstance(model, OneShot):
         asked = [ERROR]
     listed = [ERROR, *(n for n in names() if n != ERROR)] if asked is None else list(asked)
-    settings = dict.fromkeys((name, _crowded(hyper) if unclean else hyper) for name in listed for hyper in get(name).candidates(shape))
-    found = [head for name, hyper in settings if (head := _made(name, hyper)).needs <= can]
+    found = [head for name in listed for hyper in get(name).candidates(shape) if (head := _made(name, hyper)).needs <= can]
     if not found:
         raise RaeflowError(f"heads {', '.join(listed)}: this model gives {', '.join(sorted(can))}, which is not what they read")
     return found
-
-
-def _crowded(hyper: Any) -> Any:
-    return dataclasses.replace(hyper, k=MANY) if hasattr(hyper, "k") else hyper
 
 
 def _made(name: str, hyper: Any) -> Head:
