@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raeflow import heads
 from raeflow.calibration import combine, log_moments
+from raeflow.errors import RaeflowError
 from raeflow.selection import FAILURES, Judge, RowJudge, Trial, ValidationLoss, best
 from raeflow.training import Fitted
 
@@ -73,16 +74,22 @@ def elected(fitted: Sequence[Fitted], judge: Judge) -> Committee:
     costs: dict[int, float] = {}
     for place, own in enumerate(fitted):
         try:
-            votes[place] = heads.scored(own.model(), own.scorer(), judge.x)
-            costs[place] = flops(own, judge.x)
+            votes[place], costs[place] = heads.scored(own.model(), own.scorer(), judge.x), flops(own, judge.x)
         except FAILURES:
             continue  # it has no vote
-    return elect(votes, costs, judge)
+    return elect(votes, costs, judge) if votes else Committee((0,), math.nan, math.nan, 1.0)
 
 
 def elect(votes: Mapping[int, Tensor], costs: Mapping[int, float], judge: RowJudge) -> Committee:
     """The same of the candidates' scores (M,) of the judge's rows and their operations a row, by their places in order."""
-    known = {place: (own, log_moments(judge.normal(own))) for place, own in votes.items()}
+    known = {}
+    for place, own in votes.items():
+        try:
+            known[place] = (own, log_moments(judge.normal(own)))
+        except RaeflowError:  # where arithmetic overflows, nothing can be standardised: such a model votes alone or not at all
+            if not known:
+                worth = judge.value(own)
+                return Committee((place,), worth, worth, 1.0)
 
     def value(members: Sequence[int]) -> float:
         heard = [known[m] for m in members]

@@ -114,7 +114,8 @@ def fit(
         raise RaeflowError(f"fit(minutes={minutes!r}): minutes must be greater than 0")
     names = (variants,) if isinstance(variants, str) else tuple(variants)
     searched = trials is not None or minutes is not None
-    known = max(len(names), 1 if committee == "auto" else committee) if minutes is None else ENDLESS
+    asked_for = committee if isinstance(committee, int) else 1
+    known = max(len(names), asked_for) if minutes is None else ENDLESS
     count = known if trials is None else trials
     table = frames.to_table(rows)
     data = Data(
@@ -214,7 +215,8 @@ class _Search:
         with _quiet():
             record = optuna.create_study(direction="maximize", sampler=space.sampler(study))
             space.enqueue(record, study, shape)
-            while len(trials) < study.search.trials and (not kept or not self._late()):
+            # Past the time a model is still looked for, but in each variant once: where all fail there would be no end.
+            while len(trials) < study.search.trials and not (self._late() and (kept or len(trials) >= len(study.variants))):
                 asked = record.ask()
                 variant, hyper = space.ask(study, asked, shape)
                 start = time.perf_counter()

@@ -94,7 +94,8 @@ class Pick:
 class Session:
     """One study at work: its data, tracker and folder, opened once and shared by the verbs."""
 
-    def __init__(self, study: Study, say: Say | None = None, fresh: bool = False) -> None:
+    def __init__(self, study: Study, say: Say | None = None, fresh: bool = False, variant: str | None = None) -> None:
+        """`variant` is one that is to be trained alone; where it is none of the study's, it makes another study."""
         from raeflow.data import load, resolve
         from raeflow.devices import resolve_device
         from raeflow.tracking import Tracker
@@ -106,7 +107,10 @@ class Session:
         resolve_device(study.training.device)
         self.splits: Splits = load(self.study.data)
         check_batch(self.splits.train, study.training.batch_size, max(1, study.cluster.workers))
-        self.study = with_classes(self.study.of_shape(self.splits.spec.shape), self.splits)
+        named = self.study.of_shape(self.splits.spec.shape)
+        if variant is not None and variant not in named.variants:
+            named = named.but(variants=(variant,))
+        self.study = with_classes(named, self.splits)
         check_shapes(self.study, self.splits)
         if fresh and self.folder.exists():
             shutil.rmtree(self.folder)
@@ -204,7 +208,8 @@ class Session:
         fitted: list[Fitted] = []
         for number, pick in enumerate(chosen):
             place = self.folder / "models" / str(number)
-            key = digest(pick.variant, pick.hyper, refit or pick.folder is None, to_json(self.study.training), self.study.seed)
+            whence = pick.folder and Path(pick.folder).name  # two trials may have the same hyperparameters, and each its own dice
+            key = digest(pick.variant, pick.hyper, whence, refit or pick.folder is None, to_json(self.study.training), self.study.seed)
             if not force and read_key(place) == key:
                 fitted.append(load_fitted(place))
                 self.say(f"model {number + 1}/{len(chosen)}: {pick.variant} kept from an earlier run")
@@ -362,8 +367,8 @@ class Session:
 
 
 def check_shapes(study: Study, splits: Splits) -> None:
-    """Every variant must be able to build its published model for these rows, before anything starts."""
-    from raeflow import variants
+    """Every variant must be able to build its published model for these rows, and to take a head, before anything starts."""
+    from raeflow import heads, variants
     from raeflow.variants._contract import Generative
 
     for name in study.variants:
@@ -375,6 +380,11 @@ def check_shapes(study: Study, splits: Splits) -> None:
             raise RaeflowError(f"variant {name!r} cannot take rows of shape {shape} with {fixed or 'its defaults'}: {error}") from error
         if study.search.selection == "generation" and not isinstance(model, Generative):
             raise RaeflowError(f"Search(selection='generation'): variant {name!r} draws no rows")
+        if study.search.selection in ("synthetic", "labels"):
+            try:
+                heads.candidates(model, shape, study.head_names)
+            except RaeflowError as error:
+                raise RaeflowError(f"variant {name!r} on rows of shape {shape}: {error}") from error
 
 
 def with_classes(study: Study, splits: Splits) -> Study:

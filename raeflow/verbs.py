@@ -51,9 +51,7 @@ def search(study: Study, _module: Any, arguments: argparse.Namespace) -> int:
 
 def train(study: Study, _module: Any, arguments: argparse.Namespace) -> int:
     """`raeflow train`."""
-    if arguments.variant and arguments.variant not in study.variants:
-        study = study.but(variants=(arguments.variant,))
-    with _session(study) as session:
+    with _session(study, variant=arguments.variant) as session:
         for number, fitted in enumerate(session.train(arguments.variant, arguments.again)):
             loss = fitted.history[fitted.best_epoch - 1]["validation_loss"]
             place = study.folder / "models" / str(number)
@@ -227,9 +225,9 @@ def init(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _session(study: Study, fresh: bool = False) -> Iterator[pipeline.Session]:
+def _session(study: Study, fresh: bool = False, variant: str | None = None) -> Iterator[pipeline.Session]:
     """A pipeline session whose tracker is finished whatever happens."""
-    session = pipeline.Session(study, fresh=fresh)
+    session = pipeline.Session(study, fresh=fresh, variant=variant)
     status = "FAILED"
     try:
         yield session

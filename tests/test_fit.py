@@ -165,6 +165,7 @@ def test_rows_are_refused_in_one_sentence(given, sentence):
         ({"minutes": 0}, "fit(minutes=0)"),
         ({"trials": 0}, "trials"),
         ({"committee": 3, "trials": 2}, "committee"),
+        ({"committee": "3"}, "committee='3'"),
         ({"columns": ["nope"]}, "the rows: no column named 'nope'"),
         ({"hyper": {"autoencoder": {"nope": 1}}}, "no hyperparameter 'nope'"),
         ({"normal": [("x0", ">", 1e9)]}, "0 rows that normal="),
@@ -336,3 +337,12 @@ def test_a_study_keeps_its_frame_and_goes_on_from_it(tmp_path):
     other = opened(study.but(data=Data(x * 2)), fresh=True)
     assert [Path(other.study.data.source[0])] == list((tmp_path / "held" / "data").iterdir())
     assert load(other.study.data).fingerprint == other.splits.fingerprint
+
+
+def test_a_search_by_the_clock_ends_though_every_trial_fails(monkeypatch):
+    def burst(*_):
+        raise RaeflowError("it burst")
+
+    monkeypatch.setattr(raeflow.memory.selection, "judged", burst)
+    with pytest.raises(RaeflowError, match=r"only 0 of 2 trials gave one: it burst"):
+        raeflow.fit(rows(), variants=("knn", "isolation_forest"), minutes=1e-6, training=SHORT)

@@ -264,6 +264,18 @@ def test_members_vote_unless_the_judge_finds_them_clearly_worse_or_too_dear() ->
     assert dear.cost == committees.COST
 
 
+@pytest.mark.parametrize(("burst", "members"), [(0, (0,)), (1, (0, 2))])
+def test_a_model_whose_scores_overflow_votes_alone_or_not_at_all(burst: int, members: tuple[int, ...]) -> None:
+    splits = made_splits((6,))
+    judge = selection.Synthetic(splits.for_search(), 0)
+    score = judge.x.square().mean(1)
+    votes = {i: score.clone() for i in range(3)}
+    votes[burst][0] = torch.inf
+    told = committees.elect(votes, dict.fromkeys(votes, 1e3), judge)
+    assert told.places == members
+    assert told.alone == judge.value(votes[0])
+
+
 def test_the_best_of_each_variant_is_asked_first() -> None:
     def trial(number: int, variant: str, value: float | None, status: str = "complete") -> Trial:
         return Trial(number, variant, {}, value, 0.1, 1, 1.0, status)  # type: ignore[arg-type]

@@ -68,6 +68,13 @@ def test_a_bank_of_all_rows_is_scikit_learns_neighbours(k: int, count: int) -> N
     torch.testing.assert_close(model.reconstruct(x[count:]), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_rows_far_from_zero_keep_their_neighbours() -> None:
+    x = (100 * cells()).round() / 128  # so fine that a shift by 10,000 loses nothing
+    near, far = fitted("knn", x[:400]), fitted("knn", x[:400] + 10_000)
+    torch.testing.assert_close(far.score(x[400:] + 10_000), near.score(x[400:]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(far.reconstruct(x[400:] + 10_000) - 10_000, near.reconstruct(x[400:]), rtol=0, atol=5e-3)
+
+
 def test_fewer_rows_than_neighbours_stand_in_for_each_other() -> None:
     x = cells()
     assert torch.isfinite(fitted("knn", x[:3], k=8).score(x)).all()
@@ -224,7 +231,7 @@ def test_a_trial_ends_after_its_one_epoch(name: str, tmp_path: Path, monkeypatch
     monkeypatch.setattr(trial, "deliver", lambda fitted, folder, home: save_fitted(fitted, folder))
     (report,) = reports(plan(study, "here"), s, by, None, 0, name, hyper)
     assert report["last"] and report["epoch"] == 1 and "rung" not in report
-    assert 0.5 < report["value"] <= 1 and report["head"] is None
+    assert 0.5 < report["value"] <= 1 and report["judged"] == [None, {}]
     assert load_fitted(tmp_path / "one" / "trials" / "0").variant == name
 
 

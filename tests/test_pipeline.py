@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from raeflow import Calibration, Data, Detector, RaeflowError, Search, Study, Training, cli, pipeline, run, variants
+from raeflow import Calibration, Data, Detector, RaeflowError, Search, Study, Training, cli, pipeline, run, selection, variants
 from raeflow.stored import save_fitted
 from raeflow.training import fit
 
@@ -117,6 +118,32 @@ def test_published_values_train_without_a_search(tmp_path):
     session.tracker.finish("FINISHED")
 
 
+def test_a_variant_of_those_that_auto_names_is_trained_alone_in_the_same_study(tmp_path):
+    study = STUDY.but(home=str(tmp_path), variants="auto", training=Training(epochs=1, batch_size=64))
+    for variant in (None, "knn"):
+        session = pipeline.Session(study, say=lambda _line: None, variant=variant)
+        assert session.study.variants == ("autoencoder", "denoising", "vae", "knn")
+        session.tracker.finish("FINISHED")
+    (fitted,) = session.train("knn")
+    assert fitted.variant == "knn"
+    with pytest.raises(RaeflowError, match="another study"):
+        pipeline.Session(study, say=lambda _line: None, variant="gan")
+
+
+def test_another_trial_with_the_same_hyperparameters_takes_the_place_of_a_kept_model(tmp_path):
+    session = pipeline.Session(STUDY.but(home=str(tmp_path), committee=1, refit=False), say=lambda _line: None)
+    hyper = dataclasses.asdict(variants.get("autoencoder").published((1, 8, 8)))
+    for number, value in enumerate((0.6, 0.7)):
+        found = fit("autoencoder", hyper, session.splits, Training(epochs=1, batch_size=64), seed=number)
+        place = save_fitted(found, tmp_path / "trials" / str(number))
+        trial = selection.Trial(number, "autoencoder", hyper, value, 0.1, 1, 1.0, "complete", str(place))
+        known = [dataclasses.asdict(t) for t in session.trials()]
+        pipeline.write_json(session.folder / "trials.json", [dataclasses.asdict(trial), *known])
+        (fitted,) = session.train()
+        assert all(torch.equal(fitted.weights[name], t) for name, t in found.weights.items())
+    session.tracker.finish("FINISHED")
+
+
 @pytest.mark.parametrize(("value", "kept"), [(2.0, "search"), (-1.0, "again")])
 def test_of_the_searchs_model_and_the_one_trained_again_the_better_is_kept(tmp_path, value, kept):
     lines = []
@@ -166,6 +193,7 @@ def test_calibrating_before_training_is_refused(tmp_path):
         ({"hyper": {"vae": {"latent": -1}}}, "latent=-1"),
         ({"data": Data("digits", columns="nothing")}, "nothing"),
         ({"search": Search(selection="generation")}, "'autoencoder' draws no rows"),
+        ({"heads": "critic"}, "variant 'autoencoder' on rows of shape (1, 8, 8): heads critic"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, change, word):

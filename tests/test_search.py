@@ -173,6 +173,13 @@ def test_another_study_of_the_same_name_is_refused(tmp_path: Path, changes: dict
     Record(study(tmp_path, search=Search(trials=99, slots=2)), splits())  # more of the same is the same study
 
 
+@pytest.mark.parametrize(("first", "then"), [("auto", "error"), ("error", "auto"), ("error", "memory")])
+def test_trials_judged_under_other_heads_are_another_study(tmp_path: Path, first: str, then: str) -> None:
+    Record(study(tmp_path, heads=first), splits())
+    with pytest.raises(RaeflowError, match="heads was"):
+        Record(study(tmp_path, heads=then), splits())
+
+
 def test_starting_over_forgets(tmp_path: Path) -> None:
     record = Record(study(tmp_path), splits())
     number, variant, _ = record.ask()

@@ -163,12 +163,12 @@ class Record:
         if theirs is None:
             self.optuna.set_user_attr("raeflow", mine)
             return
-        changed = sorted(name for name in mine if mine[name] != theirs.get(name))
+        changed = sorted(name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name))
         if changed:
             name = changed[0]
             raise RaeflowError(
                 f"{hidden(self.url)} holds trials of another study {self.study.name!r}: {name} was {theirs.get(name)!r}, "
-                f"now it is {mine[name]!r}; choose a new name, or start over with --fresh"
+                f"now it is {mine.get(name)!r}; choose a new name, or start over with --fresh"
             )
 
     def _guard(self, act: Callable[[], T]) -> T:

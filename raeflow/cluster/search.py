@@ -197,6 +197,7 @@ class Log:
         if status == "pruned":
             self.record.report(at.number, report)
         history = [at.history[e] for e in sorted(at.history)]
+        head, heads = report.get("judged") or (None, {})
         loss = report.get("validation_loss", history[-1]["validation_loss"] if history else None)
         trial = Trial(
             number=at.number,
@@ -210,8 +211,8 @@ class Log:
             folder=str(self.record.folder / str(at.number)) if status == "complete" else None,
             message=message,
             history=history,
-            head=report.get("head"),
-            heads=report.get("heads") or {},
+            head=head,
+            heads=heads,
         )
         self.record.end(trial)
         if self.on_trial:

@@ -124,7 +124,8 @@ def reports(
     """Train one trial and yield what Tune and Optuna are told: at each rung, now and then, and last of all.
 
     A report has `epoch`, `seconds`, `history` (of the epochs since the report before), `last`; `value` where
-    validation losses can be compared; `rung` (1, 2) where a weak trial may be stopped; `message` where it failed.
+    validation losses can be compared; `rung` (1, 2) where a weak trial may be stopped; `message` where it failed; the last of a
+    trial that did not has `judged`, its head and the value of each head.
     """
     state = _State()
     workers = dist.get_world_size() if dist.is_initialized() else 1
@@ -159,7 +160,8 @@ def finish(plan: Plan, run: Run, judge: Judge, number: int, state: _State) -> di
     if run.rank == 0:
         deliver(found.fitted, plan.folder / str(number), plan.home)
     loss = run.history[found.fitted.best_epoch - 1]["validation_loss"]
-    told = {"validation_loss": loss, "head": found.fitted.head, "heads": found.heads}
+    # In a list, for Tune flattens dicts.
+    told = {"validation_loss": loss, "judged": [found.fitted.head, found.heads]}
     return {**state.report(run, run.done, found.value, None), "last": True, **told}
 
 

@@ -57,8 +57,10 @@ def space(trial: Any, shape: Shape) -> Hyper:  # noqa: ARG001 - the contract's
 class Model(Fitted):
     """A bank of train rows; score (B,) is the mean Euclidean distance to the `k` nearest, as the transform sees them."""
 
+    centre: Tensor
+    """(D,): mean of the train rows where there is no transform: products of rows far from zero would lose small distances."""
     rows: Tensor
-    """(N, D): the bank as scaled."""
+    """(N, D): the bank as scaled, less the centre if there is one."""
     bank: Tensor
     """(N, D): the same after the transform; empty where there is none."""
     lengths: Tensor
@@ -69,16 +71,18 @@ class Model(Fitted):
     """(Q,): the shares of train rows below them, in 0-1."""
 
     def __init__(self, shape: Shape, hyper: Hyper) -> None:
-        super().__init__("rows", "bank", "lengths", "quantiles", "levels")
+        super().__init__("centre", "rows", "bank", "lengths", "quantiles", "levels")
         self.hyper, self.shape = hyper, shape
 
     def fit_rows(self, x: Tensor, seed: int) -> None:  # noqa: ARG002 - rows come in an order of chance
         """Keep the first `bank` rows; quantiles are taken of all of them."""
         x = x.flatten(1).float()
-        rows, lengths = neighbours.kept(x[: self.hyper.bank], self.hyper.k)
         if self.hyper.transform == "none":
+            self.learn(centre=x.mean(0))
+            rows, lengths = neighbours.kept(x[: self.hyper.bank] - self.centre, self.hyper.k)
             self.learn(rows=rows, lengths=lengths)
             return
+        rows, _ = neighbours.kept(x[: self.hyper.bank], self.hyper.k)
         levels = (torch.arange(min(QUANTILES, len(x)), device=x.device, dtype=torch.float64) + 0.5) / min(QUANTILES, len(x))
         self.learn(rows=rows, quantiles=quantiles(x, levels), levels=levels.float())
         bank, lengths = neighbours.kept(self._transformed(x[: self.hyper.bank]), self.hyper.k)
@@ -93,7 +97,8 @@ class Model(Fitted):
         """The mean of a row's nearest rows: what is expected of a row like it."""
         seen = self._transformed(x.flatten(1).float())
         found: Tensor = self.rows[neighbours.nearest(seen, self._bank, self.lengths, self.hyper.k)]
-        return found.mean(1).view(-1, *self.shape)
+        expected = found.mean(1) + self.centre if self.hyper.transform == "none" else found.mean(1)
+        return expected.view(-1, *self.shape)
 
     @property
     def width(self) -> int:
@@ -105,7 +110,7 @@ class Model(Fitted):
         return self.known(self.rows if self.hyper.transform == "none" else self.bank)
 
     def _transformed(self, x: Tensor) -> Tensor:
-        return x if self.hyper.transform == "none" else to_normal(x, self.known(self.quantiles), self.levels)
+        return x - self.known(self.centre) if self.hyper.transform == "none" else to_normal(x, self.known(self.quantiles), self.levels)
 
 
 def quantiles(x: Tensor, levels: Tensor) -> Tensor:
