@@ -43,8 +43,8 @@ def problem_splits(name: str, form: Form) -> Splits:
     return dataclasses.replace(found, train=found.train.take(slice(0, form.rows)))
 
 
-def measured(name: str, form: Form) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """What each kind says of each model under each head (models * heads, kinds), the AUROC on test rows, and the kinds."""
+def measured(name: str, form: Form) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+    """What each kind says of each model under each head (models * heads, kinds), the AUROC on test rows, and what each kind counts."""
     data = problem_splits(name, form)
     judge = selection.Synthetic(data.for_search(), seed=0)
     assert data.test is not None and data.test.anomaly is not None
@@ -61,7 +61,7 @@ def measured(name: str, form: Form) -> tuple[np.ndarray, np.ndarray, list[str]]:
                 head.fit(seen)
                 said.append(list(judge.by_kind(heads.apply(head, told)).values()))
                 reached.append(metrics.auroc(data.test.anomaly.numpy(), heads.apply(head, tested).numpy()))
-    return np.array(said), np.array(reached), list(judge.anomalies)
+    return np.array(said), np.array(reached), judge.shares
 
 
 def main() -> int:
@@ -78,9 +78,9 @@ def main() -> int:
         best = []
         for name in names:
             start = time.perf_counter()
-            said, reached, kinds = measured(name, form)
+            said, reached, shares = measured(name, form)
             best.append(reached.max())
-            for kind, values in (*zip(kinds, said.T, strict=True), ("all", said.mean(1))):
+            for kind, values in (*zip(shares, said.T, strict=True), ("all", said @ np.array(list(shares.values())))):
                 told.setdefault(kind, []).append((reached.max() - reached[values.argmax()], spearmanr(values, reached).statistic))
             print(f"  {name}: {len(reached)} models and heads, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
         if names:

@@ -33,11 +33,10 @@ if TYPE_CHECKING:
 STUDY = Study(
     name="nsl_kdd",
     data=Data("nsl_kdd", fractions=(0.7, 0.15, 0.15, 0)),
-    variants=("autoencoder", "denoising"),
     search=Search(trials=16),
     training=Training(epochs=100, batch_size=128, patience=15),
     calibration=Calibration(method="quantile", quantile=0.95),
-    committee=8,
+    refit=False,
 )
 NEIGHBOURS = 5
 
