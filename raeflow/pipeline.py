@@ -208,9 +208,10 @@ class Session:
         fitted: list[Fitted] = []
         for number, pick in enumerate(chosen):
             place = self.folder / "models" / str(number)
-            whence = pick.folder and Path(pick.folder).name  # two trials may have the same hyperparameters, and each its own dice
-            key = digest(pick.variant, pick.hyper, whence, refit or pick.folder is None, to_json(self.study.training), self.study.seed)
-            if not force and read_key(place) == key:
+            asked = (pick.variant, pick.hyper, refit or pick.folder is None, to_json(self.study.training), self.study.seed)
+            # Two trials may have the same hyperparameters, and each its own dice; older keys do not say which it was.
+            key = digest(*asked, pick.folder and Path(pick.folder).name)
+            if not force and read_key(place) in (key, digest(*asked)):
                 fitted.append(load_fitted(place))
                 self.say(f"model {number + 1}/{len(chosen)}: {pick.variant} kept from an earlier run")
                 continue
