@@ -40,7 +40,7 @@ from detection_contestants import PEERS, Entry, group_key, read, run
 from detection_problems import CHOSEN_ON, FAMILIES, IMAGES, SIGNALS, TABLES, Form, family, problems
 
 from raeflow import variants
-from raeflow.study import UNCLEAN, VARIANTS
+from raeflow.study import UNCLEAN, VARIANTS, head_names
 
 TARGETS = {"mnist": 0.973, "fashion_mnist": 0.928}
 DIMENSIONS = dict.fromkeys(IMAGES, 3) | dict.fromkeys(SIGNALS, 2) | dict.fromkeys(TABLES, 1)
@@ -181,6 +181,7 @@ def main() -> int:
     parser.add_argument("--configs", type=int, help="hyperparameters of each variant: the published, then random draws")
     parser.add_argument("--epochs", type=int, help="on images; tables take 2.5 times as many")
     parser.add_argument("--processes", type=int, default=1, help="one a core at most")
+    parser.add_argument("--heads", nargs="+", choices=head_names(), metavar="HEAD", help="none named: all that a model can take")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--table", action="store_true", help="print from what is there, train nothing")
     asked = parser.parse_args()
@@ -188,7 +189,7 @@ def main() -> int:
     form = preset.form if asked.epochs is None else Form(preset.form.rows, preset.form.test, asked.epochs)
     entries = planned(asked, preset, form)
     if not asked.table:
-        train(entries, asked.out, asked.models or asked.out.with_suffix(".models"), asked.processes)
+        train(entries, asked.out, asked.models or asked.out.with_suffix(".models"), asked.processes, asked.heads)
     print(f"{form}; results in {asked.out}")
     tables(entries, asked.out)
     return 0
@@ -207,7 +208,7 @@ def planned(asked: argparse.Namespace, preset: Preset, form: Form) -> list[Entry
     return entries
 
 
-def train(entries: list[Entry], out: Path, models: Path, processes: int) -> None:
+def train(entries: list[Entry], out: Path, models: Path, processes: int, heads: list[str] | None) -> None:
     """Everything that is not in `out` yet, a problem and seed at a time."""
     known = read(out)
     groups = [list(group) for _, group in itertools.groupby(entries, key=_place)]
@@ -216,12 +217,12 @@ def train(entries: list[Entry], out: Path, models: Path, processes: int) -> None
     print(f"{total} of {len(entries)} models to go, in {len(todo)} groups of a problem and seed", file=sys.stderr, flush=True)
     # Groups are handed out one by one and processes start clean, so that a kill loses one group of each.
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for count in pool.imap_unordered(_run, [(group, out, models) for group in todo]):
+        for count in pool.imap_unordered(_run, [(group, out, models, heads) for group in todo]):
             done += count
             print(f"  {done}/{total} after {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
 
 
-def _run(task: tuple[list[Entry], Path, Path]) -> int:
+def _run(task: tuple[list[Entry], Path, Path, list[str] | None]) -> int:
     return run(*task)
 
 

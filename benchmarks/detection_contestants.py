@@ -78,8 +78,11 @@ def group_key(entries: Sequence[Entry]) -> str:
     return key_of(sorted(e.key for e in entries if e.contestant not in PEERS))
 
 
-def run(entries: Sequence[Entry], out: Path, models: Path) -> int:
-    """Train and measure entries of one problem, seed and form, and what is chosen among them; the number of them."""
+def run(entries: Sequence[Entry], out: Path, models: Path, asked: Sequence[str] | None = None) -> int:
+    """Train and measure entries of one problem, seed and form, and what is chosen among them; the number of them.
+
+    `asked` names the heads that are judged; None: all.
+    """
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     known, first = read(out), entries[0]
@@ -97,7 +100,7 @@ def run(entries: Sequence[Entry], out: Path, models: Path) -> int:
                     continue
                 said |= measure(peer(entry, peered))
             else:
-                mine = candidates(entry, data, judge, models)
+                mine = candidates(entry, data, judge, models, asked)
                 found += mine
                 said["heads"] = {c.head: {"judge": c.value, **measure(c.test.numpy())} for c in mine}
         except RaeflowError as error:
@@ -125,18 +128,18 @@ def measured(problem: str, data: Splits) -> Measure:
     return measure
 
 
-def candidates(entry: Entry, data: Splits, judge: selection.RowJudge, models: Path) -> list[Candidate]:
+def candidates(entry: Entry, data: Splits, judge: selection.RowJudge, models: Path, asked: Sequence[str] | None = None) -> list[Candidate]:
     """One trained model under every head; the judge, who sees no label, values each."""
     assert data.test is not None
     fitted = trained(entry, data, models)
     model = fitted.model()
-    able = heads.candidates(model, data.spec.shape)
+    able = heads.candidates(model, data.spec.shape, asked)
     parts = (selection.train_rows(data), judge.x, scaled_rows(data.encoding, data.test.x))
-    seen, asked, tested = (heads.collect(model, x, able) for x in parts)
+    seen, own, tested = (heads.collect(model, x, able) for x in parts)
     found = []
     for head in able:
         head.fit(seen)
-        judged, test = heads.apply(head, asked), heads.apply(head, tested)
+        judged, test = heads.apply(head, own), heads.apply(head, tested)
         state = dataclasses.replace(fitted, head=heads.described(head), head_weights=dict(head.state_dict()))
         title = heads.title(heads.described(head))
         found.append(Candidate(entry, title, judge.value(judged), committees.flops(state, judge.x), judged, test))
