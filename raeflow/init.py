@@ -25,7 +25,7 @@ STUDY = Study(
         # Data(normal=[("column", "==", value)]) keeps known anomalies out of training; where none are known,
         # Data(contamination="auto") sets suspicious rows aside first.
     ),
-    variants={variants!r},
+    variants="auto",  # {variants}
     search=Search(trials=24, epochs=20),
     training=Training(epochs=50, batch_size={batch}),
     calibration={calibration},
@@ -54,7 +54,7 @@ def study_text(sources: Sequence[str], name: str, label: str | None) -> str:
     rows = count(Data(list(sources)))
     return _TEXT.format(
         title=", ".join(sources), name=name, source=source, columns=_columns(spec, dict(told), label), label=known,
-        variants=VARIANTS[len(spec.shape)],
+        variants=", ".join(VARIANTS[len(spec.shape)]),
         hint=_ROLES if spec.held else _SHAPE.format(shape=spec.shape), batch=batch(rows), calibration=calibration(rows),
     )  # fmt: skip
 
