@@ -265,12 +265,14 @@ def test_the_map_keeps_groups_apart_and_draws_no_more_than_it_may() -> None:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> pipeline.Outcome:
     """A study of scikit-learn's digits, over after two epochs, without a search."""
     home = tmp_path_factory.mktemp("pictures")
-    study = Study(name="tiny", data=Data("digits"), variants=("vae",), training=Training(epochs=2, batch_size=64), home=str(home))
+    study = Study(
+        name="tiny", data=Data("digits"), variants=("vae",), heads="error", training=Training(epochs=2, batch_size=64), home=str(home),
+    )  # fmt: skip
     session = pipeline.Session(study, say=lambda _line: None)
     detector = session.calibrate(session.train())
     session.tracker.finish("FINISHED")
     summary = Summary(out=str(home), rows=0, alerts=0, fragments=0, skipped=0, seconds=0.0)
-    return pipeline.Outcome(session.study, [], detector, {}, {}, summary, home, "", "", session.splits, session.tracker)
+    return pipeline.Outcome(session.study, [], detector, {}, {}, {}, summary, home, "", "", session.splits, session.tracker)
 
 
 def test_a_picture_of_a_study_lies_in_its_folder_and_in_mlflow(tiny: pipeline.Outcome) -> None:
