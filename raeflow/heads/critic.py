@@ -9,10 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from raeflow.heads._contract import Head as Base
-from raeflow.heads._contract import Outputs
+from raeflow.heads import error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,18 +22,7 @@ def candidates(shape: tuple[int, ...]) -> list[Hyper]:  # noqa: ARG001 - the con
     return [Hyper()]
 
 
-class Head(Base):
+class Head(error.Head):
     """Hands on what the critic says."""
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """The critic's word."""
-        return frozenset({"critic"})
-
-    def fit(self, seen: Outputs) -> None:
-        """Nothing to learn."""
-
-    def forward(self, seen: Outputs) -> Tensor:
-        """(B,)."""
-        assert seen.critic is not None  # noqa: S101 - asked for in `needs`
-        return seen.critic
+    said = "critic"

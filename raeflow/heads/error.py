@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -23,15 +24,18 @@ def candidates(shape: tuple[int, ...]) -> list[Hyper]:  # noqa: ARG001 - the con
 class Head(Base):
     """Hands on what `Variant.score` says."""
 
+    said: ClassVar[str] = "score"
+    """The field of `Outputs` that is the score already."""
+
     @property
     def needs(self) -> frozenset[str]:
-        """The model's own score."""
-        return frozenset({"score"})
+        """That field."""
+        return frozenset({self.said})
 
     def fit(self, seen: Outputs) -> None:
         """Nothing to learn."""
 
     def forward(self, seen: Outputs) -> Tensor:
         """(B,)."""
-        assert seen.score is not None  # noqa: S101 - asked for in `needs`
-        return seen.score
+        found: Tensor = getattr(seen, self.said)
+        return found
