@@ -267,13 +267,14 @@ def _trials(trials: Sequence[Trial], splits: Splits) -> str:
 
 
 def _by_head(firsts: Sequence[Trial]) -> list[str]:
-    """What the judge said of every head, for the best trial of each variant."""
-    titles = list(dict.fromkeys(title for trial in firsts for title in trial.heads))
+    """What the judge said of every head, a line each, for the best trial of each variant."""
+    judged = [t for t in firsts if t.heads]
+    titles = list(dict.fromkeys(title for trial in judged for title in trial.heads))
     if not titles:
         return []
-    rows = [[t.variant, *(number(t.heads.get(title), 4) for title in titles)] for t in firsts if t.heads]
+    rows = [[title, *(number(t.heads.get(title), 4) for t in judged)] for title in titles]
     told = "Selection score of the same models under every head: what becomes of code and residual as a score."
-    return [markup.grid(["variant", *titles], rows, told, numbers=range(1, len(titles) + 1))]
+    return [markup.grid(["head", *(t.variant for t in judged)], rows, told, numbers=range(1, len(judged) + 1))]
 
 
 def _described(trial: Trial, trials: Sequence[Trial]) -> list[str]:
