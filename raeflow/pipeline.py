@@ -250,8 +250,10 @@ class Session:
         from raeflow.committees import elected
         from raeflow.stored import load_fitted
 
-        if len(picks) == 1 or any(pick.folder is None for pick in picks):
-            return picks[:1]
+        able = [pick for pick in picks if pick.folder is not None]  # another machine's database may be read where its weights are not
+        if len(able) < 2:
+            return able or picks[:1]
+        picks = able
         found = elected([load_fitted(str(pick.folder)) for pick in picks], self.judge)
         if not math.isnan(found.alone):
             self.say(found.told())

@@ -232,6 +232,11 @@ class Labels(RowJudge):
         scores = scores.cpu()
         return auroc(scores[~self.anomaly], scores[self.anomaly])
 
+    def spread(self, scores: Tensor) -> float:
+        """Standard error over other validation rows (DeLong, DeLong & Clarke-Pearson 1988)."""
+        scores = _sound(scores).cpu()
+        return _standard_error(scores[~self.anomaly], [scores[self.anomaly]], [1.0])
+
     def normal(self, scores: Tensor) -> Tensor:
         """Those of rows that are labelled normal."""
         return scores[~self.anomaly.to(scores.device)]
@@ -280,12 +285,7 @@ class Synthetic(RowJudge):
         Anomalies count as drawn independently of the rows that they were made from.
         """
         normal, strange = self._parts(_sound(scores))
-        placed, variance = torch.zeros(len(normal), dtype=torch.double), 0.0
-        for share, own in zip(self.shares.values(), strange, strict=True):
-            above, within = _placements(normal, own), _placements(own, normal)
-            variance += share**2 * _of_mean(above)
-            placed += share * within
-        return math.sqrt(variance + _of_mean(placed))
+        return _standard_error(normal, strange, list(self.shares.values()))
 
     def _parts(self, scores: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Scores of the validation rows, and of each kind of anomaly."""
@@ -324,6 +324,16 @@ def scaled_scores(model: Variant, x: Tensor) -> Tensor:
 def auroc(normal: Tensor, strange: Tensor) -> float:
     """Mann-Whitney's U over both counts: the chance that a strange row scores above a normal one, ties counting half."""
     return float(_placements(_sound(normal), _sound(strange)).mean())
+
+
+def _standard_error(normal: Tensor, strange: Sequence[Tensor], shares: Sequence[float]) -> float:
+    """Of the weighted mean of the AUROCs that kinds of strange rows reach against the same normal rows."""
+    placed, variance = torch.zeros(len(normal), dtype=torch.double), 0.0
+    for share, own in zip(shares, strange, strict=True):
+        above, within = _placements(normal, own), _placements(own, normal)
+        variance += share**2 * _of_mean(above)
+        placed += share * within
+    return math.sqrt(variance + _of_mean(placed))
 
 
 def _placements(known: Tensor, scores: Tensor) -> Tensor:

@@ -205,6 +205,14 @@ def test_every_kind_changes_nearly_every_row(shape: tuple[int, ...]) -> None:
     assert all(len(x) > 180 for x in made.values())
 
 
+def test_the_spread_of_a_judge_by_labels_is_what_other_rows_would_give() -> None:
+    asked = judge("labels", digits(), 0)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(len(asked.x), generator=generator) + 0.7 * asked.anomaly for _ in range(300)]  # type: ignore[attr-defined]
+    told = sum(asked.spread(scores) for scores in drawn) / len(drawn)  # type: ignore[attr-defined]
+    assert told == pytest.approx(float(torch.tensor([asked.value(scores) for scores in drawn]).std()), rel=0.15)  # type: ignore[attr-defined]
+
+
 def test_rows_beyond_and_between_lie_on_the_line_through_two_rows() -> None:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(60, 4, generator=generator)
