@@ -6,14 +6,17 @@ normal rows of the training file alone; the test file has 38 kinds of attack, 18
 
     raeflow study nsl_kdd
 
-Measured on 2 cores, three seeds (`--set seed=N --set name=NAME`), about 2 minutes each: AUROC 0.9655, 0.9612, 0.9653 and
-accuracy 0.9116, 0.9083, 0.9095 at the 0.95 quantile of normal rows, of which the test file's trip 10.0 to 10.3 % instead of
-5 %: its normal connections differ from those of train. On the same encoding kNN has 0.9672 (AUROC), IsolationForest 0.9524,
-0.9575, 0.9487. Of the test rows 8.33 % have what no normal row of train had, a service mostly; 97 % of those are attacks.
+Measured on 2 cores, one seed, about 1.5 minutes: AUROC 0.9632 and accuracy 0.9140 at the 0.95 quantile of normal rows, of which the
+test file's trip 10.1 % instead of 5 %: its normal connections differ from those of train. On the same encoding kNN has 0.9672
+(AUROC), IsolationForest 0.9524. Of the test rows 8.33 % have what no normal row of train had, a service mostly; 97 % of those are
+attacks.
 
-Goals are 0.965 and 0.90: every seed meets the second, two of three the first. What failed: 30 epochs in batches of 256, with
-sparse and contractive among the variants and a committee of five (0.9656 and 0.9610, accuracy 0.8955 and 0.8936, two seeds);
-and one model instead of a committee, which swings between 0.958 and 0.970.
+Goals are 0.965 and 0.90: the second is met, the first is not, and kNN is ahead. What failed: what a study does by default (all heads,
+networks beside `knn` and `rank_knn`, a committee by the judge) has 0.9526 and 0.9046, since the judge values `rank_knn` of one
+neighbour highest, which is 0.9455 on the test rows, and leaves out of its committee what it values less (`knn` has 0.9669, the
+denoising autoencoder's own error 0.9720). With the kinds of synthetic anomalies that tables had before, the models' own
+errors and the same committee came to 0.9655, 0.9612 and 0.9653 with three seeds; one model instead of a committee swings between
+0.958 and 0.970.
 """
 
 from __future__ import annotations
@@ -33,10 +36,12 @@ if TYPE_CHECKING:
 STUDY = Study(
     name="nsl_kdd",
     data=Data("nsl_kdd", fractions=(0.7, 0.15, 0.15, 0)),
+    variants=("autoencoder", "denoising"),
     search=Search(trials=16),
     training=Training(epochs=100, batch_size=128, patience=15),
     calibration=Calibration(method="quantile", quantile=0.95),
-    refit=False,
+    heads="error",
+    committee=8,
 )
 NEIGHBOURS = 5
 
