@@ -56,7 +56,7 @@ Say = Callable[[str], None]
 def fit(
     rows: ArrowStream | ArrayLike | Sequence[Any],
     *,
-    variants: str | Sequence[str] = "auto",
+    variants: str | Sequence[str] = "autoencoder",
     trials: int | None = None,
     minutes: float | None = None,
     columns: str | Sequence[str] | None = None,
@@ -69,13 +69,14 @@ def fit(
     hyper: dict[str, dict[str, Any]] | None = None,
     training: Training | None = None,
     calibration: Calibration | None = None,
-    heads: str | Sequence[str] = "auto",
-    committee: int | Literal["auto"] = "auto",
+    heads: str | Sequence[str] = "error",
+    committee: int | Literal["auto"] = 1,
     seed: int = 0,
     say: Say | None = None,
 ) -> Detector:
-    """A calibrated detector of rows in memory; with nothing else asked for, an autoencoder with its source's published values
-    under the head that the judge prefers, voting with the nearest neighbours (`FEW_VARIANTS`).
+    """A calibrated detector of rows in memory; with nothing else asked for, one model with its source's published values and its
+    own score, which anomalies among the rows hurt least. For rows that are known to be normal `variants="auto"`, `heads="auto"` and
+    `committee="auto"` find more: an autoencoder under the head that the judge prefers, voting with nearest neighbours.
 
     With several variants, `trials` or `minutes` models are searched in this process, one after another: the same spaces,
     the same first points and the same judge (synthetic anomalies, no labels) as a study's search; the best is kept as trained.
@@ -101,7 +102,7 @@ def fit(
         training: how each model is trained, in batches of no more rows than there are; None: early stopping, at least 50
             epochs and 1000 steps, batches of 16 to 256 rows, at least eight an epoch.
         calibration: how the threshold is set; None: mean and one standard deviation of the calibrate rows' scores.
-        heads: as in `Study`, what may become of code and residual as a score; "error" keeps the variant's own.
+        heads: as in `Study`, what may become of code and residual as a score; "error" keeps the variant's own, "auto" asks the judge.
         committee: detector of so many best trials; auto: as many as the judge says.
         seed: of weights, noise, the search and exact shares; equal rows and seeds give equal detectors, `minutes` aside.
         say: hears a line now and then, as `print` would; None: nobody.
