@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from raeflow import heads
 from raeflow.calibration import combine, log_moments
 from raeflow.errors import RaeflowError
-from raeflow.selection import FAILURES, Judge, RowJudge, Trial, ValidationLoss, best
+from raeflow.selection import FAILURES, Judge, RowJudge, Trial, best
 from raeflow.training import Fitted
 
 MOST = 6
@@ -68,7 +68,7 @@ def candidates(trials: Sequence[Trial]) -> list[Trial]:
 
 def elected(fitted: Sequence[Fitted], judge: Judge) -> Committee:
     """The committee of trained candidates, which come in the order of `candidates`."""
-    if not isinstance(judge, RowJudge) or isinstance(judge, ValidationLoss) or len(fitted) == 1:
+    if not isinstance(judge, RowJudge) or len(fitted) == 1:
         return Committee((0,), math.nan, math.nan, 1.0)
     votes: dict[int, Tensor] = {}
     costs: dict[int, float] = {}

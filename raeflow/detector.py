@@ -79,7 +79,7 @@ class Member:
 
     def scorer(self) -> heads.Head:
         """Its head, not fitted yet."""
-        return heads.build(self.head["name"], self.head["hyper"]) if self.head else heads.build(heads.ERROR, {})
+        return heads.restored(self.head)
 
 
 def _removed(graph: Graph, splits: Splits) -> Removed | None:

@@ -136,13 +136,9 @@ def headed(fitted: Fitted, model: Variant, splits: Splits, judge: Judge, asked: 
     All heads are judged on one pass over train rows and one over the judge's; a judge that compares losses, or what is
     drawn, knows `error` alone. Raises RaeflowError where no value is finite.
     """
-    if not isinstance(judge, RowJudge) or isinstance(judge, ValidationLoss):
-        found = [heads_.build(heads_.ERROR, {})]
-    else:
-        found = heads_.candidates(model, splits.spec.shape, asked)
-    if [head.name for head in found] == [heads_.ERROR]:
+    found = heads_.candidates(model, splits.spec.shape, asked) if isinstance(judge, RowJudge) else []
+    if not isinstance(judge, RowJudge) or [head.name for head in found] == [heads_.ERROR]:
         return Judged(fitted, _finite(judge(model, splits.encoding), fitted), {})
-    assert isinstance(judge, RowJudge)  # noqa: S101 - the others have one head
     best, values = _best_head(found, model, splits, judge)
     kept = fitted
     if best.name != heads_.ERROR:
@@ -198,19 +194,15 @@ def brief(error: BaseException) -> str:
     return line if isinstance(error, RaeflowError) else f"{type(error).__name__}: {line}"
 
 
-class ValidationLoss(RowJudge):
-    """Minus the mean score of validation rows; compares trials of one variant only."""
+class ValidationLoss(Judge):
+    """Minus the mean score of validation rows; compares trials of one variant only, by the variant's own score."""
 
     def __init__(self, splits: Splits) -> None:
         self.x = scaled_rows(splits.encoding, _some(splits.validate).x)
 
-    def value(self, scores: Tensor) -> float:
+    def __call__(self, model: Variant, scaling: nn.Module) -> float:  # noqa: ARG002 - its rows are scaled already
         """Minus the mean score, in the score's own units."""
-        return -float(_sound(scores).mean())
-
-    def normal(self, scores: Tensor) -> Tensor:
-        """All of them."""
-        return scores
+        return -float(_sound(scaled_scores(model, self.x)).mean())
 
 
 class Labels(RowJudge):

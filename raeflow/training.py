@@ -63,7 +63,7 @@ class Fitted:
 
     def scorer(self) -> heads.Head:
         """The head in evaluation mode, on the CPU."""
-        head = heads.build(self.head["name"], self.head["hyper"]) if self.head else heads.build(heads.ERROR, {})
+        head = heads.restored(self.head)
         head.load_state_dict(self.head_weights)
         return head.eval()
 

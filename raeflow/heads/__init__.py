@@ -45,6 +45,11 @@ def build(name: str, hyper: dict[str, Any]) -> Head:
     return _made(name, module.Hyper(**hyper))
 
 
+def restored(said: dict[str, Any] | None) -> Head:
+    """The head that `described` told of, not fitted yet; None is `error`."""
+    return build(ERROR, {}) if said is None else build(said["name"], said["hyper"])
+
+
 def described(head: Head) -> dict[str, Any]:
     """Name and settings of a head as plain values, of which `build` makes it again."""
     return {"name": head.name, "hyper": dataclasses.asdict(head.hyper)}
@@ -76,7 +81,6 @@ def able(model: Variant) -> frozenset[str]:
 
 def candidates(model: Variant, shape: tuple[int, ...], asked: Sequence[str] | None = None) -> list[Head]:
     """Every head in every setting that this model can take, `error` first; `asked` names some alone.
-
 
     A model that is no network keeps its own score, whatever is asked. Raises RaeflowError where another can take none of those
     asked for.
@@ -152,6 +156,6 @@ def _slice(seen: Outputs, rows: slice) -> Outputs:
 
 
 __all__ = [
-    "ERROR", "Head", "Outputs", "able", "apply", "build", "candidates", "collect", "described", "get", "names", "outputs", "scored",
-    "title",
+    "ERROR", "Head", "Outputs", "able", "apply", "build", "candidates", "collect", "described", "get", "names", "outputs", "restored",
+    "scored", "title",
 ]  # fmt: skip

@@ -6,12 +6,13 @@ Shapes: B rows, N train rows, D values of all parts together.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from raeflow.errors import RaeflowError
-from raeflow.heads._contract import Outputs
+from raeflow.heads._contract import Head, Outputs
 from raeflow.heads.standardised import scale
 from raeflow.learned import Learned
 
@@ -82,6 +83,19 @@ class Blocks(Learned):
                 found = own if found is None else found + own
             at += width
         return None if found is None else found.view_as(seen.x)
+
+
+class OfParts(Head):
+    """A head that looks at the parts that its setting `of` names."""
+
+    def __init__(self, hyper: Any, *names: str) -> None:
+        super().__init__(hyper, *names)
+        self.blocks = Blocks(hyper.of)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """As `of` says."""
+        return self.blocks.needs
 
 
 def _part(seen: Outputs, part: str) -> Tensor:

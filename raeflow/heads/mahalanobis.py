@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raeflow.heads._blocks import Blocks, check_parts
-from raeflow.heads._contract import Head as Base
+from raeflow.heads._blocks import OfParts, check_parts
 from raeflow.heads._contract import Outputs
 
 MOST = 1024
@@ -38,7 +37,7 @@ def candidates(shape: tuple[int, ...]) -> list[Hyper]:
     return [Hyper(of="residual"), Hyper(of="code+residual"), Hyper(of="features")]
 
 
-class Head(Base):
+class Head(OfParts):
     """Squared distance over the number of values, so that an average train row has 1."""
 
     mean: Tensor
@@ -47,12 +46,6 @@ class Head(Base):
 
     def __init__(self, hyper: Hyper) -> None:
         super().__init__(hyper, "mean", "whiten")
-        self.blocks = Blocks(hyper.of)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """As `of` says."""
-        return self.blocks.needs
 
     def fit(self, seen: Outputs) -> None:
         """Mean and shrunk covariance of the train rows."""

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from raeflow import neighbours
 from raeflow.errors import RaeflowError
-from raeflow.heads._blocks import Blocks, check_parts
-from raeflow.heads._contract import Head as Base
+from raeflow.heads._blocks import OfParts, check_parts
 from raeflow.heads._contract import Outputs
 
 CHOICES = ("random", "k_center")
@@ -47,7 +46,7 @@ def candidates(shape: tuple[int, ...]) -> list[Hyper]:  # noqa: ARG001 - the con
     return [Hyper(of=of, k=k) for of in ("code+residual", "row+residual", "features") for k in (1, 5)]
 
 
-class Head(Base):
+class Head(OfParts):
     """Mean Euclidean distance to the `k` nearest rows of the bank."""
 
     bank: Tensor
@@ -55,12 +54,6 @@ class Head(Base):
 
     def __init__(self, hyper: Hyper) -> None:
         super().__init__(hyper, "bank", "lengths")
-        self.blocks = Blocks(hyper.of)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """As `of` says."""
-        return self.blocks.needs
 
     def fit(self, seen: Outputs) -> None:
         """Keep a sample of the train rows; they come in an order of chance."""

@@ -127,8 +127,8 @@ class Head(Base):
         chosen = (pieces[drawn] - self.mean) / self.scale
         if self.hyper.choice == "k_center":
             chosen = chosen[neighbours.spread_out(chosen, self.hyper.bank)]
-        bank = neighbours.padded(chosen)
-        self.learn(bank=torch.where(bank.isinf(), 0.0, bank), lengths=neighbours.norms(bank))
+        bank, lengths = neighbours.kept(chosen, 1)
+        self.learn(bank=bank, lengths=lengths)
 
     def _fit_gaussian(self, pieces: Tensor) -> None:
         """Mean of each place, and the covariance of each or of all."""

@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from raeflow.errors import RaeflowError
 from raeflow.heads import standardised
-from raeflow.heads._contract import Head as Base
 from raeflow.heads._contract import Outputs
 
 
@@ -44,25 +43,13 @@ def candidates(shape: tuple[int, ...]) -> list[Hyper]:
     return [Hyper(smooth=smooth, share=share, standardised=usual) for usual in (True, False) for smooth, share in ((1, 0.0), (side, 0.003))]
 
 
-class Head(Base):
+class Head(standardised.Head):
     """The mean of the worst places of the smoothed map of errors."""
-
-    centre: Tensor
-    weight: Tensor
-
-    def __init__(self, hyper: Hyper) -> None:
-        super().__init__(hyper, "centre", "weight")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The reconstruction."""
-        return frozenset({"rebuilt"})
 
     def fit(self, seen: Outputs) -> None:
         """What is usual for each value, where errors are measured against it."""
         if self.hyper.standardised:
-            centre, weight = standardised.usual(seen.residual)
-            self.learn(centre=centre, weight=weight)
+            super().fit(seen)
 
     def forward(self, seen: Outputs) -> Tensor:
         """(B,)."""
@@ -76,8 +63,7 @@ class Head(Base):
 
     def _map(self, seen: Outputs) -> Tensor:
         """(B, 1, *places); of tables (B, F)."""
-        residual = seen.residual
-        squares = (residual - self.centre).square() * self.weight if self.hyper.standardised else residual.square()
+        squares = self._values(seen) if self.hyper.standardised else seen.residual.square()
         return squares if squares.dim() == 2 else smoothed(squares.mean(1, keepdim=True), self.hyper.smooth)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ class Head(Base):
     centre: Tensor
     weight: Tensor
 
-    def __init__(self, hyper: Hyper) -> None:
+    def __init__(self, hyper: Any) -> None:
         super().__init__(hyper, "centre", "weight")
 
     @property
