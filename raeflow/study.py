@@ -340,8 +340,8 @@ class Cluster:
 AUTO = ("auto",)
 VARIANTS = {
     1: ("autoencoder", "denoising", "vae", "knn", "rank_knn"),
-    2: ("autoencoder", "denoising", "vae", "knn"),
-    3: ("autoencoder", "denoising", "vae", "knn"),
+    2: ("autoencoder", "denoising", "vae", "knn", "hog_knn"),
+    3: ("autoencoder", "denoising", "vae", "knn", "hog_knn"),
 }
 """What is searched by default, by the dimensions of a row: table, signal, image. Games take most of a search's time and were
 chosen on none of the tables that were tried; name them where rows shall be drawn."""
