@@ -38,7 +38,7 @@ def alarms(
     marked, raised = (flags_of("alarms", v, len(line.order)) for v in (truth, flags))
     watched = np.ones(len(marked), np.bool_) if scored is None else flags_of("alarms", scored, len(marked))
     steps = line.steps()
-    usual = float(np.median(steps[line.follows()])) if line.follows().any() else math.nan
+    usual = float(np.median(steps[line.follows()])) if line.follows().any() else 0.0
     gap = 5 * usual if max_step is None else duration("max_step", max_step)
     starts, ends, _ = spans(marked[line.order], line.series)
     places, firsts = group_alerts(line, raised, joined, gap)

@@ -11,8 +11,12 @@ from raeflow.errors import RaeflowError
 from raeflow.series_metrics._checks import Spans, checked, spans, together
 from raeflow.timeline import Flags, Floats, Index
 
+EDITIONS = ("paper", "package")
 
-def vus(truth: Any, scores: Any, buffer: int, series: Any = None, thresholds: int | None = 250) -> dict[str, float]:
+
+def vus(
+    truth: Any, scores: Any, buffer: int, series: Any = None, *, thresholds: int | None = 250, edition: str = "paper"
+) -> dict[str, float]:
     """Volumes under the surfaces of ROC and precision-recall over buffers around events (Paparrizos et al. 2022, PVLDB 15(11)).
 
     `vus_roc` and `vus_pr` are means over buffers of 0 to `buffer` readings. With a buffer of w readings the w // 2 ones next to an event
@@ -29,6 +33,8 @@ def vus(truth: Any, scores: Any, buffer: int, series: Any = None, thresholds: in
         buffer: widest buffer in readings; the window's length or the period of the series.
         series: (N,) whose reading it is, those of a series together; a buffer ends with its series.
         thresholds: scores taken as thresholds, at even ranks, as the authors' own code does; None takes every one.
+        edition: "paper" counts as published in 2022. "package" as the authors' package since version 0.0.6 and their later benchmark
+            TSB-AD do: only flagged readings of a buffer count as positives, and precision is summed in steps. It reads higher.
 
     Raises RaeflowError where there are no events, or nothing but events.
     """
@@ -36,6 +42,8 @@ def vus(truth: Any, scores: Any, buffer: int, series: Any = None, thresholds: in
     codes = together(series, len(marked))
     if buffer < 0 or (thresholds is not None and thresholds < 2):
         raise RaeflowError(f"VUS: buffer={buffer} must be 0 or more readings and thresholds={thresholds} at least 2")
+    if edition not in EDITIONS:
+        raise RaeflowError(f"VUS: edition={edition!r} must be 'paper' or 'package'")
     seen = ~np.isnan(values)
     starts, ends, whose = spans(marked, codes)
     sums = np.concatenate([[0], np.cumsum(seen & marked)])
@@ -48,17 +56,19 @@ def vus(truth: Any, scores: Any, buffer: int, series: Any = None, thresholds: in
         raise RaeflowError(f"VUS needs scored readings of events and normal ones, but of {count} scored readings {events} are of events")
     bucket, levels = _buckets(values, seen, thresholds)
     flagged = np.cumsum(np.bincount(bucket[seen], minlength=levels)).astype(np.float64)
+    inside = np.cumsum(np.bincount(bucket[seen & marked], minlength=levels))
     roc = pr = 0.0
     for weight_P, bucket_P, group_P in _buffered(marked, codes, seen, bucket, events_seen, buffer):
         groups = np.flatnonzero(np.diff(group_P, prepend=-1))
         hits = np.cumsum(np.bincount(bucket_P, weight_P, levels))
         known = np.cumsum(np.bincount(np.minimum.reduceat(bucket_P, groups), minlength=levels)) / len(groups)
-        positives = (events + weight_P.sum()) / 2  # the mean of those before and after buffering, as published
+        buffered = weight_P.sum() if edition == "paper" else events + hits - inside
+        positives = (events + buffered) / 2  # the mean of those before and after buffering
         recall = np.concatenate([[0.0], np.minimum(hits / positives, 1) * known])
         alarm = np.concatenate([[0.0], (flagged - hits) / (count - positives)])
         precision = np.concatenate([[1.0], hits / flagged])
         roc += float(np.trapezoid(np.append(recall, 1.0), np.append(alarm, 1.0)))
-        pr += float(np.trapezoid(precision, recall))
+        pr += float(np.trapezoid(precision, recall) if edition == "paper" else np.diff(recall) @ precision[1:])
     return {"vus_roc": roc / (buffer + 1), "vus_pr": pr / (buffer + 1)}
 
 
