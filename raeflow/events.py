@@ -52,12 +52,13 @@ class ReadingScores:
         if not len(first):
             return
         if self._windows is None:
-            self._sums[first + self.length - 1] = self._columns(found[..., -1])
+            self._sums[first + self.length - 1] = self._kept(found[..., -1:])[0]
             return
+        kept_L = self._kept(found)
         step = int(first[-1] - first[0]) == len(first) - 1
         for column in range(self.length - 1, -1, -1):  # from the last column: each reading then meets its windows in order
             own: Any = slice(int(first[0]) + column, int(first[0]) + column + len(first)) if step else first + column
-            self._sums[own] += self._columns(found[..., column])
+            self._sums[own] += kept_L[column]
             self._windows[own] += 1
 
     def finish(self) -> npt.NDArray[np.float32]:
@@ -77,12 +78,12 @@ class ReadingScores:
         means: Floats = np.divide(sums, windows, out=np.full(sums.shape, np.nan), where=windows > 0)
         return means.astype(np.float32)
 
-    def _columns(self, errors: Values) -> Values:
-        """One column's errors (W,) or (W, C) to what is kept of them."""
-        score = errors if errors.ndim == 1 else _over_channels(errors)
+    def _kept(self, errors: Values) -> Values:
+        """Of columns (W, C, K) or (W, K) what is kept, column by column: scores (K, W), or (K, W, 1 + C) with the channels behind them."""
+        score = errors if errors.ndim == 2 else _over_channels(errors)
         if self.channels is None:
-            return score
-        return np.column_stack([score, errors])
+            return np.ascontiguousarray(score.T)
+        return np.concatenate([score[:, None], errors], axis=1).transpose(2, 0, 1)
 
     def _check(self, starts: Index, maps: Values) -> None:
         shape = maps.shape
@@ -110,12 +111,12 @@ def from_maps(starts: npt.ArrayLike, maps: npt.ArrayLike, count: int, at: str = 
     return scores.finish()
 
 
-def _over_channels(errors_WC: Values) -> Floats:
+def _over_channels(errors_WCK: Values) -> Floats:
     # One channel after the other: numpy's own mean may add in another order for one window than for many.
-    total: Floats = np.zeros(len(errors_WC))
-    for channel in range(errors_WC.shape[1]):
-        total += errors_WC[:, channel]
-    total /= max(errors_WC.shape[1], 1)
+    total: Floats = np.zeros((len(errors_WCK), errors_WCK.shape[2]))
+    for channel in range(errors_WCK.shape[1]):
+        total += errors_WCK[:, channel]
+    total /= max(errors_WCK.shape[1], 1)
     return total
 
 

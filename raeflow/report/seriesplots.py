@@ -23,7 +23,7 @@ Values = npt.NDArray[Any]
 TRUE = CYCLE[2]
 MOST_LANES = 4
 """Channels drawn of each series; those that its strangest event is due to come first."""
-LEAST_SHARE = 0.05
+LEAST_SHARE = 0.1
 """Of a channel that a title names."""
 
 
@@ -119,7 +119,7 @@ def _lanes(axes: Axes, line: Timeline, places: Index, readings: Values, channels
         known = own[np.isfinite(own)]
         low, high = np.quantile(known, [0.005, 0.995]) if len(known) else (0.0, 1.0)
         scaled = 0.5 if high <= low else np.clip((own - low) / (high - low), -0.05, 1.05)
-        axes.plot(*_thinned(line, places, lane + 0.85 * scaled + 0 * own), color="#5f6670", linewidth=0.8)
+        axes.plot(*_thinned(line, places, lane + 0.85 * scaled + 0 * own, MOST_POINTS // 3), color="#5f6670", linewidth=0.8)
     axes.set_yticks(np.arange(len(channels)) + 0.42, [names[c] for c in reversed(channels)], fontsize=8)
     axes.set_ylim(-0.1, len(channels))
     axes.grid(visible=False)
@@ -127,7 +127,7 @@ def _lanes(axes: Axes, line: Timeline, places: Index, readings: Values, channels
 
 
 def _scores(axes: Axes, line: Timeline, places: Index, scores: Floats, threshold: float) -> None:
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib import dates
 
     own = np.where(np.isfinite(scores[places]), scores[places], np.nan)
     axes.plot(*_thinned(line, places, own), color=NORMAL, linewidth=0.9, label="score")
@@ -139,9 +139,10 @@ def _scores(axes: Axes, line: Timeline, places: Index, scores: Floats, threshold
     axes.set_ylabel("score")
     axes.margins(x=0.01)
     if _is_clock(line):
-        locator = AutoDateLocator()
+        untyped: Any = dates
+        locator = untyped.AutoDateLocator()
         axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        axes.xaxis.set_major_formatter(untyped.ConciseDateFormatter(locator))
 
 
 def _alerts(axes: Axes, events: list[dict[str, Any]]) -> None:
@@ -161,17 +162,17 @@ def _true_events(axes: Axes, clock: Values, marked: Flags) -> None:
         axes.axvspan(clock[first], clock[stop - 1], 0, 0.05, color=TRUE, linewidth=0.8, zorder=3, label=label)
 
 
-def _thinned(line: Timeline, places: Index, values: Floats) -> tuple[Values, Values]:
-    """Times and values with at most `MOST_POINTS` points, lowest and highest of each piece kept; a gap in time breaks the line."""
+def _thinned(line: Timeline, places: Index, values: Floats, most: int = MOST_POINTS) -> tuple[Values, Values]:
+    """Times and values with at most `most` points, lowest and highest of each piece kept; a gap in time breaks the line."""
     times = _clock(line)[places]
     ticks = times.astype(np.float64)
     steps = np.diff(ticks)
     usual = float(np.median(steps)) if len(steps) else 0.0
     broken = values.astype(np.float64).copy()
     broken[1:][steps > 5 * usual] = np.nan
-    if len(broken) <= MOST_POINTS:
+    if len(broken) <= most:
         return times, broken
-    pieces = np.array_split(np.arange(len(broken)), MOST_POINTS // 3)
+    pieces = np.array_split(np.arange(len(broken)), most // 3)
     kept: set[int] = set()
     for piece in pieces:
         part = broken[piece]
