@@ -17,8 +17,9 @@ def affiliation(truth: Any, flags: Any, series: Any = None) -> tuple[float, floa
 
     Each event has a zone: what is nearer to it than to any other event of its series. Within the zone the distance of an alert to
     the event (precision), or of the event to the alerts (recall), becomes the chance that a point drawn evenly from the zone lies
-    further away. A precision of 0.5 is thus that of alerts at random, 1 that of alerts within events. Precision is the mean over
-    events whose zone holds an alert (NaN where none does), recall over all events. A reading lasts from its place to the next.
+    further away. Precision is 1 for alerts within events and 0.5 for alerts at random where events are short, more where they are
+    long. Precision is the mean over events whose zone holds an alert (NaN where none does), recall over all events. A reading lasts
+    from its place to the next.
 
     Alerts in a series without events have no zone and do not count: `alarms` counts them.
 

@@ -21,8 +21,8 @@ def vus(
 
     `vus_roc` and `vus_pr` are means over buffers of 0 to `buffer` readings. With a buffer of w readings the w // 2 ones next to an event
     at distance d count as sqrt(1 - d / w) of an event's reading, so a score that rises a little early or late is no plain mistake; recall
-    is weighted with the share of events that have any flagged reading. 0.5 is chance for `vus_roc` of the points alone; the weight
-    takes both figures below that where events are missed.
+    is weighted with the share of events that have any flagged reading. Chance is not 0.5 for `vus_roc`: it depends on the events and the
+    buffer, so compare with a random score on the same ones.
 
     Time is O(N log N) once and O(readings within the buffer of an event) for each buffer. Readings without a score (NaN) count
     nowhere, nor do events that have none.
@@ -34,7 +34,7 @@ def vus(
         series: (N,) whose reading it is, those of a series together; a buffer ends with its series.
         thresholds: scores taken as thresholds, at even ranks, as the authors' own code does; None takes every one.
         edition: "paper" counts as published in 2022. "package" as the authors' package since version 0.0.6 and their later benchmark
-            TSB-AD do: only flagged readings of a buffer count as positives, and precision is summed in steps. It reads higher.
+            TSB-AD do: only flagged readings of a buffer count as positives, and precision is summed in steps. VUS-ROC reads higher, as a rule VUS-PR too.
 
     Raises RaeflowError where there are no events, or nothing but events.
     """
