@@ -34,7 +34,7 @@ def vus(
         series: (N,) whose reading it is, those of a series together; a buffer ends with its series.
         thresholds: scores taken as thresholds, at even ranks, as the authors' own code does; None takes every one.
         edition: "paper" counts as published in 2022. "package" as the authors' package since version 0.0.6 and their later benchmark
-            TSB-AD do: only flagged readings of a buffer count as positives, and precision is summed in steps. VUS-ROC reads higher, as a rule VUS-PR too.
+            TSB-AD do: only flagged readings of a buffer count as positives, and precision is summed in steps. Both mostly read higher.
 
     Raises RaeflowError where there are no events, or nothing but events.
     """
