@@ -235,7 +235,7 @@ class _Search:
         found = [kept[t.number] for t in self._able(trials, len(kept))]
         if len(found) == 1:
             return found
-        chosen = committees.elected(found, judge)
+        chosen = committees.elected(found, judge, self.study.firm)
         self.say(chosen.told())
         return [found[place] for place in chosen.places]
 

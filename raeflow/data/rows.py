@@ -236,6 +236,8 @@ class Splits:
     """Some train rows, chosen by hash, where train itself is streamed."""
     set_aside: SetAside | None = None
     """Suspicious rows that `Data(contamination=...)` took out of train, validate and calibrate; None where it is off."""
+    unclean: bool = False
+    """Whether anomalies may be left among the rows (`Data(contamination=...)`); a search may know that, though not what was set aside."""
 
     def __reduce__(self) -> Any:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
