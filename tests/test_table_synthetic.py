@@ -90,7 +90,7 @@ def test_gaps_are_whole_and_only_where_train_had_gaps(loaded, rows, made, kind):
 
 
 def test_what_is_no_number_is_altered_now_and_then_and_numbers_are_not(loaded, rows):
-    blocks = synthetic_tables._Blocks(loaded.encoding)
+    blocks = synthetic_tables._Blocks(loaded.encoding, rows)
     changed = blocks.altered(rows, rows, torch.Generator().manual_seed(0))
     by_column = loaded.encoding.by_column((changed - rows).square()) > 1e-6
     for i, column in enumerate(loaded.encoding.columns):
@@ -103,7 +103,7 @@ def test_what_is_no_number_is_altered_now_and_then_and_numbers_are_not(loaded, r
 
 @pytest.mark.parametrize("kind", ["stretched", "beyond", "local"])
 def test_rows_are_moved_by_their_numbers_alone(loaded, rows, kind):
-    blocks = synthetic_tables._Blocks(loaded.encoding)
+    blocks = synthetic_tables._Blocks(loaded.encoding, rows)
     changed = getattr(blocks, kind)(rows, rows, torch.Generator().manual_seed(0))
     numbers = [i for i, c in enumerate(loaded.encoding.columns) if c.name in ("number", "g_number", "tail")]
     moved = torch.isin(loaded.encoding.owner, torch.tensor(numbers)) & (torch.arange(rows.shape[1]) < loaded.encoding.sizes[0])
@@ -112,7 +112,7 @@ def test_rows_are_moved_by_their_numbers_alone(loaded, rows, kind):
 
 
 def test_between_rows_lies_what_both_have(loaded, rows):
-    changed = synthetic_tables._Blocks(loaded.encoding).between(rows, rows, torch.Generator().manual_seed(0))
+    changed = synthetic_tables._Blocks(loaded.encoding, rows).between(rows, rows, torch.Generator().manual_seed(0))
     numbers = loaded.encoding.sizes[0]
     assert bool((changed[:, :numbers] <= rows[:, :numbers].amax(0) + 1e-5).all())
     assert bool((changed[:, :numbers] >= rows[:, :numbers].amin(0) - 1e-5).all())
