@@ -26,7 +26,8 @@ _GAP = 0.1
 SHARED = 0.1
 """Share of rows that have the very same number, from which on it is a case of its own: no attempt, all of them, a full tank."""
 FEW = 0.5
-"""Different values of a number, as a share of rows, below which they are all that it can take between its ends."""
+"""Different values of a number, as a share of rows, up to which they are all that it can take between its ends; what many rows
+share counts in neither."""
 _FLOOR = 0.01
 """Least chance of a row to be changed, as a share of the mean one: copies of one row have no distance."""
 
@@ -95,12 +96,13 @@ class _Blocks:
             values, counts = torch.unique(own, return_counts=True)
             if len(values) < 2:
                 continue
-            cases = values[counts >= max(2.0, SHARED * len(own))]
+            common = counts >= max(2.0, SHARED * len(own))
+            cases = values[common]
             self.cases[at, : len(cases)] = cases
             for end, bounds in ((0, self.low), (-1, self.high)):
                 if len(cases) and cases[end] == values[end]:
                     bounds[at] = values[end]
-            if len(values) < FEW * len(own):
+            if len(values) - len(cases) <= FEW * float(counts[~common].sum()):
                 self.values[at] = values
 
     def makers(self) -> dict[str, Maker]:
