@@ -11,13 +11,13 @@ test file's trip 9.9 % instead of 5 %: its normal connections differ from those 
 (AUROC), IsolationForest 0.9524. Of the test rows 8.33 % have what no normal row of train had, a service mostly; 97 % of those are
 attacks.
 
-Goals are 0.965 and 0.90: the second is met, the first is not, and kNN is ahead. Synthetic anomalies whose counts go below zero had
-0.9632 here. What failed: those that keep to what counts and rates can be do not mend what a study does by default. The judge
-still values `rank_knn` of one neighbour highest, under all kinds but `altered`, and leaves out of its committee what it values less. With all
-variants, their own errors and `committee="auto"` that comes to 0.9485 and 0.8998 (`knn` has 0.9669); with all heads too it was 0.9526
-and 0.9046 before the kinds changed. Validation rows are of the file that train rows are of, and there what remembers single rows is
-right; the test file is another, and single networks by their own error have 0.955 to 0.972 in it, which nothing without labels tells
-apart: of these the judge's best has 0.9641.
+Goals are 0.965 and 0.90: the second is met, the first is not, and kNN is ahead. Synthetic anomalies whose counts go below zero
+had 0.9632 here. What failed: those that keep to what counts and rates can be do not mend what a study does by default. The judge
+still values `rank_knn` of one neighbour highest, under all kinds but `altered`, and leaves out of its committee what it values
+less. With all variants, their own errors and `committee="auto"` that comes to 0.9485 and 0.8998 (`knn` has 0.9669); with all
+heads too it was 0.9526 and 0.9046 before the kinds changed. Validation rows are of the file that train rows are of, and there
+what remembers single rows is right; the test file is another, and single networks by their own error have 0.955 to 0.972 in it,
+which nothing without labels tells apart: of these the judge's best has 0.9641.
 """
 
 from __future__ import annotations
