@@ -17,7 +17,7 @@ from torch import Tensor
 from raeflow import synthetic
 from raeflow.data.encoding import TableEncoding
 from raeflow.data.encoding.record import NUMBERS
-from raeflow.synthetic import NEAR, keep_changed, not_none
+from raeflow.synthetic import keep_changed, not_none
 from raeflow.synthetic._draws import Maker, log_uniform
 from raeflow.synthetic._draws import other as other_row
 
@@ -28,14 +28,10 @@ SHARED = 0.1
 FEW = 0.5
 """Different values of a number, as a share of rows, up to which they are all that it can take between its ends; what many rows
 share counts in neither."""
-_FLOOR = 0.01
-"""Least chance of a row to be changed, as a share of the mean one: copies of one row have no distance."""
 
 
 def make(rows: Tensor, encoding: TableEncoding, count: int, seed: int) -> dict[str, Tensor]:
     """Up to `count` anomalies (n, F) of each kind from encoded normal rows (N, F), by name of the kind.
-
-    Rows to change are drawn evenly from where rows are, not from each row alike (`evenly`).
 
     stretched, beyond, between, local: the numbers of a row move as those of a table of numbers do; between rows, what is no
     number comes from either of the two. altered: chosen flags turn, categories take another level, clocks another hour or
@@ -44,23 +40,13 @@ def make(rows: Tensor, encoding: TableEncoding, count: int, seed: int) -> dict[s
     """
     generator = torch.Generator().manual_seed(seed)
     normal = rows.detach().to("cpu", torch.float32)
-    blocks, chances, made = _Blocks(encoding, normal), evenly(normal), {}
+    blocks, made = _Blocks(encoding, normal), {}
     for name, maker in blocks.makers().items():
-        base = normal[torch.multinomial(chances, count, replacement=True, generator=generator)]
+        base = normal[torch.randint(len(normal), (count,), generator=generator)]
         changed = keep_changed(base, maker(base, normal, generator), normal)
         if len(changed):
             made[name] = changed
     return not_none(made, rows)
-
-
-def evenly(rows: Tensor) -> Tensor:
-    """(N,) chances of rows (N, F) to be changed: the distance to the tenth nearest other row.
-
-    Log files hold one row thousands of times over with small differences. Drawn from each row alike, nearly all anomalies
-    lie beside those, and the smallest difference to a known row decides; what is strange among rare rows is not asked.
-    """
-    apart = torch.cdist(rows, rows).topk(min(NEAR + 1, len(rows)), largest=False).values[:, -1]
-    return apart.clamp_min(max(_FLOOR * float(apart.mean()), 1e-30))
 
 
 class _Blocks:

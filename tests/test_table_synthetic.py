@@ -205,14 +205,3 @@ def test_between_two_rows_a_value_that_many_share_is_no_way_but_a_case(log):
     moved = (before > idle) & ~among(after, before)[:, None]
     assert 0.2 < float(moved.sum() / (before > idle).sum()) < 0.6, "two rows with bytes have something between them"
     assert not bool(among(free, block(loaded, "free", rows)).all())
-
-
-def test_rows_to_change_come_from_where_rows_are_not_from_each_alike():
-    drawn = torch.Generator().manual_seed(0)
-    crowd, few, copies = 0.01 * torch.randn((900, 3), generator=drawn), 5 + torch.randn((100, 3), generator=drawn), torch.ones(50, 3)
-    chances = synthetic_tables.evenly(torch.cat([crowd, few, copies]))
-    shares = chances / chances.sum()
-    assert float(shares[900:1000].sum()) > 0.8
-    assert 0 < float(shares[1000:].max()) < float(shares[:900].mean())
-    assert bool((synthetic_tables.evenly(torch.ones(20, 2)) > 0).all())
-    assert bool((synthetic_tables.evenly(torch.ones(1, 2)) > 0).all())
