@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from raeflow import checkpoint, heads
 from raeflow.calibration import Moments, combine
 from raeflow.data.encoding import Encoded, TableEncoding
-from raeflow.data.rows import RowSpec
+from raeflow.data.rows import Resident, RowSpec
 from raeflow.data.scaling import Scaling
-from raeflow.devices import score_batch
+from raeflow.devices import device_of, score_batch
 from raeflow.heads import Head
 from raeflow.variants._contract import Variant
 
@@ -179,10 +179,11 @@ def graph_name(name: str) -> str:
 
 
 @torch.inference_mode()
-def scores(graph: Graph, x: Tensor) -> Iterator[Tensor]:
-    """Scores (n,) of stored rows (N, *stored), batch by batch."""
-    for part in torch.split(x, batch(graph, tuple(x.shape[1:]), x.device)):
-        yield graph(part)
+def scores(graph: Graph, rows: Resident) -> Iterator[Tensor]:
+    """Scores (n,) of stored rows (N, *stored), batch by batch, on the graph's device."""
+    device = device_of(graph)
+    for raw in rows.batches(batch(graph, rows.shape, device)):
+        yield graph(raw.x.to(device))
 
 
 def batch(graph: Graph, stored: tuple[int, ...], device: torch.device) -> int:
@@ -191,13 +192,14 @@ def batch(graph: Graph, stored: tuple[int, ...], device: torch.device) -> int:
 
 
 @torch.inference_mode()
-def novelty(graph: Graph, x: Tensor) -> Novelty | None:
+def novelty(graph: Graph, rows: Resident) -> Novelty | None:
     """What a thing never seen adds, from normal rows (N, K) that the models were not trained on; None where rows are no table."""
     if not isinstance(graph.encoding, TableEncoding):
         return None
-    found = torch.cat(list(scores(graph, x)))
-    parts = torch.split(x, batch(graph, tuple(x.shape[1:]), x.device))
-    errors = torch.cat([graph.errors(part).sum(1) for part in parts])
+    found = torch.cat(list(scores(graph, rows)))
+    device = device_of(graph)
+    parts = rows.batches(batch(graph, rows.shape, device))
+    errors = torch.cat([graph.errors(raw.x.to(device)).sum(1) for raw in parts])
     return Novelty(_spread(found), _spread(errors))
 
 

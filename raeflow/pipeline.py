@@ -336,7 +336,7 @@ class Session:
 
     def register(self, detector: Detector) -> str:
         """Log the detector as a model of MLflow, registered under the study's name; its URI."""
-        example = self.splits.validate.x[:2].numpy()
+        example = self.splits.validate.values(slice(0, 2)).numpy()
         return self.tracker.detector(detector, self.folder / "detector", example)
 
     def score(self, detector: Detector) -> Summary:
@@ -397,11 +397,11 @@ def with_classes(study: Study, splits: Splits) -> Study:
     Raises RaeflowError where the study asks for classes that the rows do not have.
     """
     from raeflow import variants
-    from raeflow.data.rows import Rows
+    from raeflow.data.rows import Resident
     from raeflow.health import MOST_CLASSES, real_rows
     from raeflow.variants._contract import UNKNOWN
 
-    resident = isinstance(splits.train, Rows)
+    resident = isinstance(splits.train, Resident)
     label = real_rows(splits).label
     known = 0 if label is None else int(label.max()) + 1
     hyper = dict(study.hyper)

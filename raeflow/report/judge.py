@@ -19,7 +19,7 @@ from raeflow.detector import Detector
 from raeflow.stored import load_fitted
 
 if TYPE_CHECKING:
-    from raeflow.data.rows import Rows, Splits
+    from raeflow.data.rows import Resident, Splits
     from raeflow.selection import Trial
 
 BLOCK = 1 << 14
@@ -55,7 +55,7 @@ def judge_test(detector: Detector, splits: Splits) -> dict[str, float]:
     flags = truth(splits)
     if flags is None or splits.test is None:
         return {}
-    return judged(detector, flags, detector.score(splits.test.x))
+    return judged(detector, flags, detector.score(splits.test))
 
 
 def judged(detector: Detector, flags: Flags, strange: Floats) -> dict[str, float]:
@@ -102,7 +102,7 @@ def ranked(flags: Flags, strange: Floats) -> dict[str, float]:
     return {"auroc": metrics.auroc(flags, strange), "average_precision": metrics.average_precision(flags, strange)}
 
 
-def forest_scores(splits: Splits, rows: Rows, seed: int = 0) -> Floats:
+def forest_scores(splits: Splits, rows: Resident, seed: int = 0) -> Floats:
     """(N,) scores that the baseline, fitted on train, gives to rows; higher is stranger."""
     from sklearn.ensemble import IsolationForest
 
@@ -110,13 +110,13 @@ def forest_scores(splits: Splits, rows: Rows, seed: int = 0) -> Floats:
     return np.asarray(-forest.score_samples(_flat(splits, rows)))
 
 
-def neighbour_scores(splits: Splits, rows: Rows, seed: int = 0) -> Floats:
+def neighbour_scores(splits: Splits, rows: Resident, seed: int = 0) -> Floats:
     """(N,) mean distances of rows to their nearest among some train rows (Angiulli & Pizzuti 2002), by scikit-learn."""
     from sklearn.neighbors import NearestNeighbors
 
     least, most = KNN_ROWS
     count = max(least, min(most, KNN_WORK // (max(len(rows), 1) * math.prod(splits.spec.shape))))
-    known = scaled_rows(splits.encoding, splits.some_train(count, seed).x).flatten(1).numpy()
+    known = scaled_rows(splits.encoding, splits.some_train(count, seed).values()).flatten(1).numpy()
     found = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(known))).fit(known)
     return np.asarray(found.kneighbors(_flat(splits, rows))[0].mean(1))
 
@@ -127,7 +127,7 @@ def judge_trial(trial: Trial, splits: Splits) -> dict[str, float]:
     if flags is None or splits.test is None or trial.folder is None:
         return {}
     fitted = load_fitted(trial.folder)
-    parts = torch.split(splits.test.x, BLOCK)
+    parts = (raw.x for raw in splits.test.batches(BLOCK))
     model, head = fitted.model(), fitted.scorer()
     strange = torch.cat([heads.scored(model, head, scaled_rows(splits.encoding, part)) for part in parts]).numpy()
     # Where the arithmetic overflows a row is as strange as can be, as a detector has it.
