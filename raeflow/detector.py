@@ -233,6 +233,11 @@ class Detector:
             from raeflow.data.frames import to_table
             from raeflow.data.schema import to_tensor
 
+            if self.spec.windows is not None:
+                raise RaeflowError(
+                    f"this detector takes windows {self.spec.shape} of encoded readings, such as the splits of a study hold; tables of "
+                    "readings are not scored yet"
+                )
             return to_tensor(to_table(rows), self.spec)
         try:
             values = rows if isinstance(rows, Tensor) else np.asarray(rows)

@@ -39,13 +39,38 @@ class Field:
 
 
 @dataclass(frozen=True)
+class Windowing:
+    """How readings in order of time become windows: all that scoring needs to cut them as training did."""
+
+    time: str
+    """Column of the clock."""
+    series: str | None
+    """Column that says whose reading it is; None: there is one series."""
+    window: int
+    """Readings of a window."""
+    max_gap: float
+    """No window spans a step above so many times the median step of its series."""
+    step: float
+    """Median step of all train readings, in `unit`; `raeflow.data.encoding.series` has that of each series."""
+    unit: str
+    """s, ms, us or ns; empty where the clock is a bare number."""
+    zoned: bool
+    """Whether the clock knows its time zone: ticks are then those of UTC."""
+    scale_by: str | None
+    """series: each series is scaled by its own train readings."""
+    reading: RowSpec
+    """How one reading is stored."""
+
+
+@dataclass(frozen=True)
 class RowSpec:
     """How Arrow columns become a row tensor; stored with a detector so that it can read Parquet alone."""
 
     columns: tuple[str, ...]
     """Columns that are the row, in order."""
     kind: str
-    """columns (several numeric columns), mixed (columns of any kind), list (one list or tensor column), image (encoded bytes)."""
+    """columns (several numeric columns), mixed (columns of any kind), list (one list or tensor column), image (encoded bytes),
+    windows (of readings in order of time)."""
     shape: Shape
     """Shape the model sees: (F,), (C, L) or (C, H, W)."""
     dtype: str
@@ -58,6 +83,8 @@ class RowSpec:
     """Of a mixed table: how each of `columns` is stored."""
     held: Shape = ()
     """Shape of a row as it is stored, where that is not `shape`: (K,) of a table whose encoding takes another width."""
+    windows: Windowing | None = None
+    """How readings become the rows, where they are windows (C, L) of encoded readings."""
 
     @property
     def stored(self) -> Shape:
@@ -89,7 +116,8 @@ class RowSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `detector.json`; what a plain row has no need of is left out."""
-        return {name: value for name, value in asdict(self).items() if value or name not in ("fields", "held")}
+        said = {name: value for name, value in asdict(self).items() if value or name not in ("fields", "held", "windows")}
+        return said if self.windows is None else {**said, "windows": {**said["windows"], "reading": self.windows.reading.to_json()}}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RowSpec:
@@ -98,6 +126,9 @@ class RowSpec:
         known["fields"] = tuple(
             Field(**{**f, "levels": None if f["levels"] is None else tuple(f["levels"])}) for f in values.get("fields", ())
         )
+        if known.get("windows") is not None:
+            said = known["windows"]
+            known["windows"] = Windowing(**{**said, "reading": cls.from_json(said["reading"])})
         return cls(**known)
 
 
@@ -139,6 +170,8 @@ class Splits:
     """Some train rows, chosen by hash, where train itself is streamed."""
     set_aside: SetAside | None = None
     """Suspicious rows that `Data(contamination=...)` took out of train, validate and calibrate; None where it is off."""
+    series: tuple[str, ...] = ()
+    """Of readings in order of time: what became of them, in sentences for the user."""
 
     def __reduce__(self) -> Any:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -148,11 +181,11 @@ class Splits:
 
     def told(self) -> list[tuple[str, str]]:
         """Each column of a table's files, in words: how it enters the model, or why it stays out."""
-        return told(self.encoding if self.spec.held else None, self.left_out)
+        return told(self.encoding, self.left_out)
 
     def unused(self) -> list[tuple[str, str]]:
         """Columns of a table's files that tell the model nothing, and why."""
-        ignored = [(c.name, c.why) for c in self.encoding.columns if c.role == "ignored"] if self.spec.held else []
+        ignored = [(c.name, c.why) for c in getattr(self.encoding, "columns", ()) if c.role == "ignored"]
         return ignored + list(self.left_out)
 
     def of_class(self, label: int) -> Splits:
@@ -196,8 +229,8 @@ class Splits:
 
 
 def told(encoding: Any, left_out: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Each column of an encoding (None: of no table) and each that was left out, with what is to be said of it."""
-    used = [] if encoding is None else [(c.name, c.told()) for c in encoding.columns]
+    """Each column of an encoding (None: of none) and each that was left out, with what is to be said of it."""
+    used = [(c.name, c.told()) for c in getattr(encoding, "columns", ())]
     return used + [(name, f"left out: {why}") for name, why in left_out]
 
 

@@ -148,7 +148,7 @@ def _data(study: Study, splits: Splits) -> str:
         facts.append(("cleaning", f"{splits.set_aside.told()}; they are in {study.folder / aside.NAME}"))
     facts.append(("fingerprint", splits.fingerprint or "-"))
     table = markup.grid(["split", "rows", "anomalies known", "used for"], rows, numbers=(1, 2))
-    told = markup.folded("What each column is", markup.grid(["column", "what it is"], splits.told())) if spec.held else ""
+    told = markup.folded("What each column is", markup.grid(["column", "what it is"], splits.told())) if spec.held or spec.windows else ""
     return markup.section("Data", table, markup.pairs(facts), told)
 
 
