@@ -336,8 +336,8 @@ class Session:
             return
         if self.splits.spec.windows is not None:
             self.say(
-                f"{rows:,} calibrate windows share readings with their neighbours, so the interval counts the {t.distinct:,} stretches of a "
-                "window's length that they begin in"
+                f"{rows:,} calibrate windows share readings with their neighbours, so the interval counts the {t.distinct:,} stretches of "
+                "a window's length that they begin in"
             )
         else:
             self.say(

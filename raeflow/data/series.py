@@ -16,23 +16,21 @@ from torch import Tensor
 
 from raeflow.data import blocks, splits, timeline
 from raeflow.data.blocks import Layout
-from raeflow.data.clock import Keys, read_keys
+from raeflow.data.clock import Keys, Kind, read_keys
 from raeflow.data.encoding import TableEncoding
 from raeflow.data.encoding.lexicon import Lexicon, move
 from raeflow.data.encoding.series import SeriesEncoding, encode_all
 from raeflow.data.encoding.sketch import chunks
 from raeflow.data.learning import learn
 from raeflow.data.plan import Plan
-from raeflow.data.reading import Part, Reader, prefetch
+from raeflow.data.reading import Part, Reader
 from raeflow.data.resident import Rows
 from raeflow.data.rows import RowSpec, Splits, Windowing
-from raeflow.data.timeline import Bools, Floats, Places
+from raeflow.data.timeline import Bools, Floats, Places, Starts
 from raeflow.data.windows import Readings, Windows
 from raeflow.errors import EmptySplit, RaeflowError
 from raeflow.study import SPLITS, Data
 
-READ_AHEAD = 2
-"""Units that wait to be sorted in, at most: what is decoded is held beside what is kept."""
 NAMED = 5
 """Series that a sentence names."""
 
@@ -63,13 +61,13 @@ def load_series(plan: Plan) -> Splits:
     spec, encoding, moved = learn(data, plan.reader.spec, lexicon, train.normal_chunks(), train.normal_chunks, lambda: None)
     move([Rows(part.values) for part in held.values()], moved)
     channels = encoding.shape[0] if isinstance(encoding, TableEncoding) else spec.shape[0]
-    series = SeriesEncoding(encoding, scheme.keys.names, channels, data.scale_by == "series")
+    series = SeriesEncoding(encoding, scheme.names, channels, data.scale_by == "series")
     series.steps.copy_(torch.from_numpy(scheme.steps))
     if series.own:
         for place, (first, end) in enumerate(train.ranges()):
             series.fit_own(place, train.values[first:end])
     ready = {code: held.pop(code).windows(series) for code in plan.decided}
-    kind = scheme.keys.kind
+    kind = scheme.kind
     return Splits(
         windows_spec(data, spec, channels, scheme.usual, kind.unit, kind.zoned), series,
         train=ready[splits.TRAIN][0], validate=ready[splits.VALIDATE][0],
@@ -84,7 +82,8 @@ def load_series(plan: Plan) -> Splits:
 class _Scheme:
     """What the keys say: which split each reading is in, where it lies there, and what follows what."""
 
-    keys: Keys
+    names: tuple[str, ...]
+    kind: Kind
     layout: Layout
     bounds: Places
     """(S + 1,) of the readings in order."""
@@ -120,9 +119,8 @@ def _scheme(plan: Plan) -> _Scheme:
     gaps = timeline.gaps(order.ticks, order.bounds, steps, data.max_gap)
     told = _told(data, keys, order, gaps, usual)
     layout = Layout(split, order)
-    # What readings do not need any more goes before their values come.
-    few = replace(keys, ticks=keys.ticks[:0], codes=keys.codes[:0], given=keys.given[:0])
-    return _Scheme(few, layout, order.bounds, gaps, steps, usual, told)
+    # The keys themselves go before the values come, which take as much again.
+    return _Scheme(keys.names, keys.kind, layout, order.bounds, gaps, steps, usual, told)
 
 
 def _told(data: Data, keys: Keys, order: timeline.Order, gaps: Bools, usual: float) -> tuple[str, ...]:
@@ -167,16 +165,17 @@ class _Held:
 
     def put(self, part: Part, chosen: Bools, places: Places) -> None:
         """Sort in the chosen readings of a part."""
-        values, at = self.values.numpy(), places[chosen]
-        if len(at) and at[-1] - at[0] == len(at) - 1 and bool((np.diff(at) == 1).all()):
-            values[at[0] : at[-1] + 1] = part.x.numpy()[chosen]
+        values, rows = self.values.numpy(), part.x.numpy()
+        at = places[chosen]
+        if len(at) == len(rows) and bool((np.diff(at) == 1).all()):
+            values[at[0] : at[0] + len(at)] = rows  # the files have them so: copied as they lie
         else:
-            values[at] = part.x.numpy()[chosen]
+            values[at] = rows[chosen]
         if self.normal is not None and part.normal is not None:
             self.normal[at] = part.normal[chosen]
         if self.truth is not None and part.truth is not None:
             self.truth[at] = part.truth[chosen]
-        elif len(at):
+        else:
             self.truth = None  # a file without labels: nothing is known of its readings
 
     def normal_chunks(self) -> Iterator[Tensor]:
@@ -196,7 +195,7 @@ class _Held:
         data = self.plan.data
         stride = data.stride if self.code in (splits.TRAIN, splits.VALIDATE) else 1
         found = timeline.starts(self.apart, data.window, stride)
-        normal = found
+        normal: Starts = found
         if self.normal is not None and not self.normal.all():
             apart = self.apart | ~self.normal
             apart[1:] |= ~self.normal[:-1]
@@ -209,7 +208,7 @@ class _Held:
         every = Windows(readings, torch.from_numpy(found), data.window, self._anomalies(found))
         return every.take(slice(0, len(normal))), every
 
-    def _anomalies(self, found: Places) -> Tensor | None:
+    def _anomalies(self, found: Starts) -> Tensor | None:
         """(N,) whether a window holds an anomalous reading; None where that is not known."""
         if self.truth is None or self.code in (splits.TRAIN, splits.CALIBRATE):
             return None
@@ -238,10 +237,8 @@ def _read(plan: Plan, scheme: _Scheme, held: dict[int, _Held]) -> Lexicon:
     # The keys have decided the splits; a hash of readings has no say.
     reader = replace(plan.reader, split=None, codes=(splits.TRAIN,), ends=(1.0,))
     lexicon, first, labels = Lexicon(reader.spec), 0, (0, 0)
-    alone = len(plan.units) == 1
-    threads = 0 if alone else min(READ_AHEAD, pa.cpu_count())
-    parts = prefetch(lambda unit: reader.read(unit, threads=alone), plan.units, threads, threads)
-    for part in parts:
+    for unit in plan.units:  # one at a time, by Arrow's threads: what is decoded is held beside what is kept
+        part = reader.read(unit, threads=True)
         lexicon.learn(part.x, part.levels)
         if part.label is not None and len(part.label):
             labels = min(labels[0], int(part.label.min())), max(labels[1], int(part.label.max()))
@@ -254,4 +251,5 @@ def _read(plan: Plan, scheme: _Scheme, held: dict[int, _Held]) -> Lexicon:
     if reader.anomaly is None and reader.normal is None and not flags:
         for own in held.values():
             own.truth = None  # which of several classes are anomalies is the user's to say
+    pa.default_memory_pool().release_unused()
     return lexicon

@@ -16,6 +16,7 @@ from raeflow.data.clock import Keys, Kind, Ticks
 from raeflow.errors import RaeflowError
 
 Places = np.ndarray[Any, np.dtype[np.int64]]
+Starts = np.ndarray[Any, np.dtype[np.int32]] | np.ndarray[Any, np.dtype[np.int64]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Where = Callable[[int], str]
@@ -111,7 +112,7 @@ def _first_run(odd: Bools, least: int) -> int | None:
     return int(edges[::2][long[0]]) if len(long) else None
 
 
-def starts(apart: Bools, window: int, stride: int) -> Places:
+def starts(apart: Bools, window: int, stride: int) -> Starts:
     """First readings of the windows of readings that lie side by side: none goes over one that does not follow the one before it.
 
     `apart` (n,) as `gaps` gives it for readings in order; within each run windows begin every `stride` readings.
@@ -119,11 +120,10 @@ def starts(apart: Bools, window: int, stride: int) -> Places:
     firsts = np.flatnonzero(apart)
     lengths = np.diff(np.append(firsts, len(apart)))
     counts = np.maximum((lengths - window) // stride + 1, 0)
-    found = np.arange(int(counts.sum()), dtype=np.int64)
-    found *= stride
-    offsets = firsts - stride * (np.cumsum(counts) - counts)
-    found += np.repeat(offsets, counts)
-    return found
+    small: Any = np.int32 if stride * len(apart) < 2**31 else np.int64  # windows may be as many as readings
+    found: Any = np.arange(0, stride * int(counts.sum()), stride, dtype=small)
+    found += np.repeat((firsts - stride * (np.cumsum(counts) - counts)).astype(small), counts)
+    return found  # type: ignore[no-any-return]
 
 
 def _named(name: str) -> str:

@@ -41,7 +41,7 @@ class Windows(Resident):
 
     readings: Readings
     starts: Tensor
-    """(N,) int64."""
+    """(N,) int32, or int64 where there are so many readings."""
     length: int
     anomaly: Tensor | None = None
     """(N,) bool: whether some reading of it is an anomaly."""
@@ -71,7 +71,7 @@ class Windows(Resident):
             gathered = torch.from_numpy(views[starts.numpy()])
             return gathered if len(starts) else gathered.expand(0, *self.shape)
         size = (max(0, len(values) - self.length + 1), *self.shape)
-        found: Tensor = values.as_strided(size, (values.stride(0), values.stride(1), values.stride(0)))[starts]
+        found: Tensor = values.as_strided(size, (values.stride(0), values.stride(1), values.stride(0)))[starts.long()]
         return found
 
     def take(self, index: Tensor | slice) -> Windows:
