@@ -87,8 +87,8 @@ class _Scheme:
     layout: Layout
     bounds: Places
     """(S + 1,) of the readings in order."""
-    gaps: Bools
-    """(R,) in order."""
+    apart: dict[int, Bools]
+    """For each split that is decided, (n,) which of its readings do not follow the one before."""
     steps: Floats
     """(S,) usual step of each series, in ticks."""
     usual: float
@@ -119,8 +119,9 @@ def _scheme(plan: Plan) -> _Scheme:
     gaps = timeline.gaps(order.ticks, order.bounds, steps, data.max_gap)
     told = _told(data, keys, order, gaps, usual)
     layout = Layout(split, order)
+    apart = {code: layout.apart(gaps, code) for code in plan.decided}
     # The keys themselves go before the values come, which take as much again.
-    return _Scheme(keys.names, keys.kind, layout, order.bounds, gaps, steps, usual, told)
+    return _Scheme(keys.names, keys.kind, layout, order.bounds, apart, steps, usual, told)
 
 
 def _told(data: Data, keys: Keys, order: timeline.Order, gaps: Bools, usual: float) -> tuple[str, ...]:
@@ -159,7 +160,7 @@ class _Held:
         self.plan, self.code = plan, code
         self.values = torch.empty((count, *spec.stored), dtype=torch.uint8 if spec.dtype == "uint8" else torch.float32)
         self.bounds = scheme.layout.bounds(scheme.bounds, code)
-        self.apart = scheme.layout.apart(scheme.gaps, code)
+        self.apart = scheme.apart.pop(code)
         self.normal = None if plan.reader.normal is None else np.ones(count, np.bool_)
         self.truth: Bools | None = np.zeros(count, np.bool_) if _may_tell(plan.reader) else None
 

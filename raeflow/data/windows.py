@@ -68,9 +68,7 @@ class Windows(Resident):
             return values.new_empty((0, *self.shape))
         if values.device.type == "cpu":  # numpy gathers views twice as fast as torch
             return torch.from_numpy(np.lib.stride_tricks.sliding_window_view(values.numpy(), self.length, axis=0)[starts.numpy()])
-        size = (len(values) - self.length + 1, *self.shape)
-        found: Tensor = values.as_strided(size, (values.stride(0), values.stride(1), values.stride(0)))[starts.long()]
-        return found
+        return gathered(values, starts, self.length)
 
     def take(self, index: Tensor | slice) -> Windows:
         """See `Resident.take`."""
@@ -103,6 +101,13 @@ class Windows(Resident):
         if not isinstance(other, Windows) or other.readings is not self.readings:
             return False
         return torch.equal(other.starts, self.starts[: len(other)])
+
+
+def gathered(values: Tensor, starts: Tensor, length: int) -> Tensor:
+    """(n, C, L) windows of readings (R, C), on whatever device they are."""
+    size = (len(values) - length + 1, values.shape[1], length)
+    found: Tensor = values.as_strided(size, (values.stride(0), values.stride(1), values.stride(0)))[starts.long()]
+    return found
 
 
 def _readings(values: Any, bounds: Any) -> Readings:
