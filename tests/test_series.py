@@ -137,7 +137,10 @@ def test_windows_of_readings_that_are_not_normal_are_left_out_and_known(tmp_path
         assert rows is not None and rows.anomaly is not None and rows.anomaly.tolist() == strange.tolist()
     machine, seconds = held(splits.test)
     assert seconds[:, 0].tolist() == [s for m in (0, 1) for s in sorted(seconds[machine == m][:, 0].tolist())]
-    assert splits.validate.values().equal(splits.labelled.values(slice(0, len(splits.validate))))
+    again = pickle.loads(pickle.dumps(splits))
+    for held_out in (splits, again):
+        assert held_out.validate.values().equal(splits.labelled.values(slice(0, len(splits.validate))))
+        assert held_out.validate.readings is held_out.labelled.readings and held_out.labelled.anomaly.equal(splits.labelled.anomaly)
 
 
 def test_whole_series_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -158,6 +161,33 @@ def test_what_a_column_or_a_file_says_of_splits_stands(tmp_path: Path) -> None:
     test = written(tmp_path / "more", machines({"c": 50}, seed=1))
     splits = load(data(written(tmp_path / "own", columns), test=test))
     assert len(splits.test or ()) == 50 - WINDOW + 1 and held(splits.train)[1].max() == round(400 * 0.6 / 0.8) - 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_windows_of_any_series_are_those_that_a_plain_loop_finds(tmp_path: Path, seed: int) -> None:
+    """Series of chance sizes, with gaps of chance, in rows and files of chance order."""
+    drawn = np.random.default_rng(seed)
+    sizes = {f"m{i}": int(n) for i, n in enumerate(drawn.integers(3, 400, drawn.integers(1, 9)))} | {"long": 500}
+    skip = tuple(drawn.integers(0, 400, 6).tolist())
+    window, stride = int(drawn.integers(2, 20)), int(drawn.integers(1, 5))
+    columns = machines(sizes, skip=skip)
+    mixed = drawn.permutation(len(columns["second"])) if seed % 2 else np.arange(len(columns["second"]))
+    for name, rows in enumerate(np.array_split(mixed, 3)):
+        written(tmp_path, {key: own.take(pa.array(rows)) for key, own in columns.items()}, str(name), group=137)
+    splits = load(
+        data(tmp_path, columns=["number", "second", "level", "wave"], window=window, stride=stride, fractions=(0.5, 0.2, 0.1, 0.2))
+    )
+    expected = []
+    for number, count in enumerate(sizes.values()):
+        train, run = round(count * 0.5), 0
+        for at in range(train):
+            run = 0 if at == 0 or at - 1 in skip else run + 1
+            first = at - window + 1
+            if run >= window - 1 and (run - window + 1) % stride == 0:
+                expected.append((number, first))
+    machine, seconds = held(splits.train)
+    assert sorted(zip(machine.tolist(), seconds[:, 0].tolist(), strict=True)) == expected
+    assert (np.diff(seconds, axis=1) == 1).all()
 
 
 # Order
@@ -293,6 +323,11 @@ def test_readings_that_are_no_table_or_too_many_are_refused(tmp_path: Path) -> N
         load(Data(path, time="time", window=WINDOW))
     with pytest.raises(RaeflowError, match="not streamed yet"):
         load(data(written(tmp_path / "more", columns), memory=100))
+    words = pa.array([f"w{i % 50}" for i in range(100)])
+    with pytest.raises(RaeflowError, match=r"100 readings take [0-9,]{6} bytes, more than Data.memory=2,000. holds"):
+        load(data(written(tmp_path / "words", {**columns, "word": words}), columns=["wave", "word"], memory=2000))
+    with pytest.raises(RaeflowError, match="no column named 'clock'"):
+        load(Data(tmp_path / "more", time="clock", columns=["wave"], window=WINDOW))
 
 
 # Channels

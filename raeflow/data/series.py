@@ -49,11 +49,7 @@ def load_series(plan: Plan) -> Splits:
     series whose step changes for good, and where a split gets no window.
     """
     data = plan.data
-    if plan.rows * plan.row_bytes > data.memory:
-        raise RaeflowError(
-            f"Data(time={data.time!r}): {plan.rows:,} readings take {plan.rows * plan.row_bytes:,} bytes, more than "
-            f"Data(memory={data.memory:,}) holds; readings in order of time are not streamed yet: allow more memory"
-        )
+    _refuse_large(plan, plan.rows * plan.row_bytes)
     scheme = _scheme(plan)
     held = {code: _Held(plan, scheme, code) for code in plan.decided}
     lexicon = _read(plan, scheme, held)
@@ -61,6 +57,7 @@ def load_series(plan: Plan) -> Splits:
     spec, encoding, moved = learn(data, plan.reader.spec, lexicon, train.normal_chunks(), train.normal_chunks, lambda: None)
     move([Rows(part.values) for part in held.values()], moved)
     channels = encoding.shape[0] if isinstance(encoding, TableEncoding) else spec.shape[0]
+    _refuse_large(plan, 4 * channels * plan.rows)
     series = SeriesEncoding(encoding, scheme.names, channels, data.scale_by == "series")
     series.steps.copy_(torch.from_numpy(scheme.steps))
     if series.own:
@@ -76,6 +73,14 @@ def load_series(plan: Plan) -> Splits:
         labelled=ready[splits.VALIDATE][1] if ready[splits.VALIDATE][1].anomaly is not None else None,
         fingerprint=plan.fingerprint, left_out=plan.left_out, series=scheme.told,
     )  # fmt: skip
+
+
+def _refuse_large(plan: Plan, size: int) -> None:
+    if size > plan.data.memory:
+        raise RaeflowError(
+            f"Data(time={plan.data.time!r}): {plan.rows:,} readings take {size:,} bytes, more than Data(memory={plan.data.memory:,}) "
+            "holds; readings in order of time are not streamed yet: allow more memory"
+        )
 
 
 @dataclass(frozen=True)

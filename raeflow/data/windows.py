@@ -67,7 +67,8 @@ class Windows(Resident):
         if not len(starts):
             return values.new_empty((0, *self.shape))
         if values.device.type == "cpu":  # numpy gathers views twice as fast as torch
-            return torch.from_numpy(np.lib.stride_tricks.sliding_window_view(values.numpy(), self.length, axis=0)[starts.numpy()])
+            views = np.lib.stride_tricks.sliding_window_view(values.numpy(), self.length, axis=0)
+            return torch.from_numpy(np.ascontiguousarray(views[starts.numpy()]))
         return gathered(values, starts, self.length)
 
     def take(self, index: Tensor | slice) -> Windows:
@@ -106,8 +107,8 @@ class Windows(Resident):
 def gathered(values: Tensor, starts: Tensor, length: int) -> Tensor:
     """(n, C, L) windows of readings (R, C), on whatever device they are."""
     size = (len(values) - length + 1, values.shape[1], length)
-    found: Tensor = values.as_strided(size, (values.stride(0), values.stride(1), values.stride(0)))[starts.long()]
-    return found
+    views = values.as_strided(size, (values.stride(0), values.stride(1), values.stride(0)))
+    return views[starts.long()].contiguous()
 
 
 def _readings(values: Any, bounds: Any) -> Readings:
