@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from raeflow.data import blocks, splits, timeline
+from raeflow.data import blocks, splits
 from raeflow.data.blocks import Layout
 from raeflow.data.clock import Keys, Kind, read_keys
 from raeflow.data.encoding import TableEncoding
@@ -22,11 +22,11 @@ from raeflow.data.encoding.lexicon import Lexicon, move
 from raeflow.data.encoding.series import SeriesEncoding, encode_all
 from raeflow.data.encoding.sketch import chunks
 from raeflow.data.learning import learn
+from raeflow.data.order import Bools, Floats, Order, Places, Starts, gaps, ordered, refuse_changes, starts
 from raeflow.data.plan import Plan
 from raeflow.data.reading import Part, Reader
 from raeflow.data.resident import Rows
 from raeflow.data.rows import RowSpec, Splits, Windowing
-from raeflow.data.timeline import Bools, Floats, Places, Starts
 from raeflow.data.windows import Readings, Windows
 from raeflow.errors import EmptySplit, RaeflowError
 from raeflow.study import SPLITS, Data
@@ -111,7 +111,7 @@ def _scheme(plan: Plan) -> _Scheme:
         unit = plan.units[int(np.searchsorted(firsts, row, side="right")) - 1]
         return f"{unit.piece.uri}, row {unit.first + row - int(firsts[plan.units.index(unit)])}"
 
-    order = timeline.ordered(keys, where)
+    order = ordered(keys, where)
     given = keys.given if order.rows is None else keys.given[order.rows]
     if len(reader.codes) < 2:
         split = given
@@ -120,16 +120,16 @@ def _scheme(plan: Plan) -> _Scheme:
     else:
         split = blocks.by_time(given, order.bounds, reader.codes, reader.ends, data.window)
     steps, usual = blocks.steps_of(order, split)
-    timeline.refuse_changes(order, keys, steps, data.max_gap, data.window)
-    gaps = timeline.gaps(order.ticks, order.bounds, steps, data.max_gap)
-    told = _told(data, keys, order, gaps, usual)
+    refuse_changes(order, keys, steps, data.max_gap, data.window)
+    after_gaps = gaps(order.ticks, order.bounds, steps, data.max_gap)
+    told = _told(data, keys, order, after_gaps, usual)
     layout = Layout(split, order)
-    apart = {code: layout.apart(gaps, code) for code in plan.decided}
+    apart = {code: layout.apart(after_gaps, code) for code in plan.decided}
     # The keys themselves go before the values come, which take as much again.
     return _Scheme(keys.names, keys.kind, layout, order.bounds, apart, steps, usual, told)
 
 
-def _told(data: Data, keys: Keys, order: timeline.Order, gaps: Bools, usual: float) -> tuple[str, ...]:
+def _told(data: Data, keys: Keys, order: Order, after_gaps: Bools, usual: float) -> tuple[str, ...]:
     """What became of the readings, in sentences; refused where no run of them holds a window."""
     sizes = np.diff(order.bounds)
     short = [keys.names[int(s)] for s in np.flatnonzero(sizes < data.window)]
@@ -138,8 +138,8 @@ def _told(data: Data, keys: Keys, order: timeline.Order, gaps: Bools, usual: flo
         raise RaeflowError(
             f"Data(window={data.window}): the longest of {many} has {int(sizes.max())} readings, fewer than a window; choose a shorter one"
         )
-    longest = int(np.diff(np.append(np.flatnonzero(gaps), len(gaps))).max())
-    holes = int(gaps.sum()) - len(sizes)
+    longest = int(np.diff(np.append(np.flatnonzero(after_gaps), len(after_gaps))).max())
+    holes = int(after_gaps.sum()) - len(sizes)
     step = keys.kind.lasting(usual)
     if longest < data.window:
         raise RaeflowError(
@@ -147,7 +147,8 @@ def _told(data: Data, keys: Keys, order: timeline.Order, gaps: Bools, usual: flo
             f"step is {step}, and {holes:,} steps are above {data.max_gap:g} times that; choose a shorter window or a larger max_gap"
         )
     found = [
-        f"{len(gaps):,} readings of {many}, one every {step}, with {holes:,} gaps" + (", put in order" if order.rows is not None else "")
+        f"{len(after_gaps):,} readings of {many}, one every {step}, with {holes:,} gaps"
+        + (", put in order" if order.rows is not None else "")
     ]
     if short:
         more = f" and {len(short) - NAMED:,} more" if len(short) > NAMED else ""
@@ -200,12 +201,12 @@ class _Held:
         """Windows of normal readings alone, and all windows: of test in order, of the others the normal ones first."""
         data = self.plan.data
         stride = data.stride if self.code in (splits.TRAIN, splits.VALIDATE) else 1
-        found = timeline.starts(self.apart, data.window, stride)
+        found = starts(self.apart, data.window, stride)
         normal: Starts = found
         if self.normal is not None and self.code != splits.TEST:
             apart = self.apart | ~self.normal
             apart[1:] |= ~self.normal[:-1]
-            normal = timeline.starts(apart, data.window, stride)
+            normal = starts(apart, data.window, stride)
             found = np.concatenate([normal, np.setdiff1d(found, normal, assume_unique=True)])
         if not len(normal):
             self._refuse()
