@@ -150,6 +150,9 @@ def test_whole_series_where_that_is_asked_for(tmp_path: Path) -> None:
     assert sum(map(len, found.values())) == 8 and set().union(*found.values()) == set(range(8)) and min(map(len, found.values())) == 1
     again = {name: set(held(rows)[0].tolist()) for name, rows in parts(load(data(path, split_by="series"))).items()}
     assert again == found
+    # A detector keeps the names and steps of what it learnt from alone.
+    assert set(splits.encoding.names) == {"abcdefgh"[number] for number in found["train"]}
+    assert len(splits.encoding.steps) == len(found["train"])
 
 
 def test_what_a_column_or_a_file_says_of_splits_stands(tmp_path: Path) -> None:

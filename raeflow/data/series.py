@@ -58,10 +58,12 @@ def load_series(plan: Plan) -> Splits:
     move([Rows(part.values) for part in held.values()], moved)
     channels = encoding.shape[0] if isinstance(encoding, TableEncoding) else spec.shape[0]
     _refuse_large(plan, 4 * channels * plan.rows)
-    series = SeriesEncoding(encoding, scheme.names, channels, data.scale_by == "series")
-    series.steps.copy_(torch.from_numpy(scheme.steps))
-    if series.own:
-        for place, (first, end) in enumerate(train.ranges()):
+    known = np.flatnonzero(np.diff(train.bounds))  # a series that train does not have is one that the detector will not know
+    series = SeriesEncoding(encoding, [scheme.names[s] for s in known], channels, data.scale_by == "series")
+    series.steps.copy_(torch.from_numpy(scheme.steps[known]))
+    for name, first, end in train.ranges() if series.own else ():
+        place = series.place(name)
+        if place is not None:
             series.fit_own(place, train.values[first:end])
     ready = {code: held.pop(code).windows(series) for code in plan.decided}
     kind = scheme.kind
@@ -163,7 +165,7 @@ class _Held:
 
     def __init__(self, plan: Plan, scheme: _Scheme, code: int) -> None:
         spec, count = plan.reader.spec, int(scheme.layout.counts[code])
-        self.plan, self.code = plan, code
+        self.plan, self.code, self.names = plan, code, scheme.names
         self.values = torch.empty((count, *spec.stored), dtype=torch.uint8 if spec.dtype == "uint8" else torch.float32)
         self.bounds = scheme.layout.bounds(scheme.bounds, code)
         self.apart = scheme.apart.pop(code)
@@ -193,9 +195,9 @@ class _Held:
             at += len(chunk)
             yield chunk if keep is None or keep.all() else chunk[torch.from_numpy(keep)]
 
-    def ranges(self) -> Iterator[tuple[int, int]]:
-        """First reading and end of each series."""
-        return zip(self.bounds[:-1].tolist(), self.bounds[1:].tolist(), strict=True)
+    def ranges(self) -> Iterator[tuple[str, int, int]]:
+        """Each series with its first reading and its end."""
+        return zip(self.names, self.bounds[:-1].tolist(), self.bounds[1:].tolist(), strict=True)
 
     def windows(self, encoding: SeriesEncoding) -> tuple[Windows, Windows]:
         """Windows of normal readings alone, and all windows: of test in order, of the others the normal ones first."""
@@ -210,7 +212,9 @@ class _Held:
             found = np.concatenate([normal, np.setdiff1d(found, normal, assume_unique=True)])
         if not len(normal):
             self._refuse()
-        parts = [(first, end, place) for place, (first, end) in enumerate(self.ranges())] if encoding.own else [(0, len(self.values), None)]
+        parts = (
+            [(first, end, encoding.place(name)) for name, first, end in self.ranges()] if encoding.own else [(0, len(self.values), None)]
+        )
         readings = Readings(encode_all(encoding, self.values, parts), torch.from_numpy(self.bounds))
         every = Windows(readings, torch.from_numpy(found), data.window, self._anomalies(found))
         return every.take(slice(0, len(normal))), every
