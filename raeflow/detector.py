@@ -32,8 +32,7 @@ from raeflow import checkpoint, heads, variants
 from raeflow.calibration import Moments, Removed, Threshold, calibrate, log_moments
 from raeflow.data.columns import to_table
 from raeflow.data.files import reason
-from raeflow.data.rows import RowSpec, Splits
-from raeflow.data.splits import stored_keys
+from raeflow.data.rows import Resident, RowSpec, Splits
 from raeflow.devices import resolve_device
 from raeflow.errors import RaeflowError
 from raeflow.graph import FORMAT, Graph, batch, encoded_content, encoded_graph, graph_name, novelty, scores, stored_name
@@ -45,9 +44,9 @@ from raeflow.variants._contract import Variant
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Input: TypeAlias = "npt.NDArray[Any] | Tensor | pa.Table | pa.RecordBatch"
-"""Rows as the data have them: an array or tensor (N, *shape) of numbers, of a table (N, C) with NaN for gaps, or Arrow data
-(pandas and polars frames too) with the row's columns."""
+Input: TypeAlias = "npt.NDArray[Any] | Tensor | Resident | pa.Table | pa.RecordBatch"
+"""Rows as the data have them: those of a split, an array or tensor (N, *shape) of numbers, of a table (N, C) with NaN for gaps,
+or Arrow data (pandas and polars frames too) with the row's columns."""
 
 CONTENT = "detector.json"
 
@@ -87,10 +86,10 @@ def _removed(graph: Graph, splits: Splits) -> Removed | None:
     aside = splits.set_aside
     if aside is None or aside.calibrate is None or aside.doubted is None:
         return None
-    found = torch.cat([torch.empty(0), *(part.float().cpu() for part in scores(graph, aside.calibrate.x))])
+    found = torch.cat([torch.empty(0), *(part.float().cpu() for part in scores(graph, aside.calibrate))])
     found = torch.nan_to_num(found, nan=torch.finfo(torch.float32).max)  # where arithmetic overflows a row is as strange as can be
     share = None if isinstance(aside.contamination, str) else aside.contamination
-    return Removed(found, stored_keys(aside.calibrate.x, splits.spec), aside.doubted.numpy(), share)
+    return Removed(found, aside.calibrate.draws(splits.spec), aside.doubted.numpy(), share)
 
 
 class Detector:
@@ -119,7 +118,7 @@ class Detector:
         if splits.calibrate is None or not len(splits.calibrate):
             raise RaeflowError("the calibrate split is empty: a threshold needs held-out normal rows")
         models, scorers = [f.model() for f in fitted], [f.scorer() for f in fitted]
-        encoding, validate = copy.deepcopy(splits.encoding), splits.validate.x
+        encoding, validate = copy.deepcopy(splits.encoding), splits.validate
         alone = [Graph(encoding, [model], [None], scorers=[head]).eval() for model, head in zip(models, scorers, strict=True)]
         moments = [log_moments(torch.cat(list(scores(one, validate)))) if len(models) > 1 else None for one in alone]
         members = [Member(f.variant, checkpoint.plain(f.hyper), m, f.head) for f, m in zip(fitted, moments, strict=True)]
@@ -129,8 +128,8 @@ class Detector:
             "study": study, "data": splits.fingerprint, "epochs": [f.best_epoch for f in fitted],
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }  # fmt: skip
-        keys = stored_keys(splits.calibrate.x, splits.spec)
-        threshold = calibrate(scores(graph, splits.calibrate.x), calibration, keys, _removed(graph, splits))
+        keys = splits.calibrate.draws(splits.spec)
+        threshold = calibrate(scores(graph, splits.calibrate), calibration, keys, _removed(graph, splits))
         return cls(splits.spec, graph, members, threshold, lineage)
 
     @functools.cached_property
@@ -219,16 +218,26 @@ class Detector:
         size = batch_size or batch(self.graph, max(self.spec.shape, self.spec.stored, key=math.prod), self.device)
         with torch.inference_mode():
             for start in range(0, len(values), size):
-                x, finite = self._batch(values[start : start + size], start)
+                rows_here = slice(start, start + size)
+                x, finite = self._batch(values.values(rows_here) if isinstance(values, Resident) else values[rows_here], start)
                 out[start : start + size] = (whole or function)(x) if finite else function(x)
         return out.cpu().numpy()
 
-    def _take(self, rows: Input) -> npt.NDArray[Any] | Tensor:
+    def _take(self, rows: Input) -> npt.NDArray[Any] | Tensor | Resident:
         """Rows (N, *shape) as they came, or out of Arrow; refused unless numeric and of the right shape."""
+        if isinstance(rows, Resident):
+            if rows.shape != self.spec.stored:
+                raise RaeflowError(f"rows of a split have shape {rows.shape}, this detector takes {self.spec.stored}")
+            return rows
         if hasattr(rows, "__arrow_c_stream__") or hasattr(rows, "__arrow_c_array__"):
             from raeflow.data.frames import to_table
             from raeflow.data.schema import to_tensor
 
+            if self.spec.windows is not None:
+                raise RaeflowError(
+                    f"this detector takes windows {self.spec.shape} of encoded readings, such as the splits of a study hold; tables of "
+                    "readings are not scored yet"
+                )
             return to_tensor(to_table(rows), self.spec)
         try:
             values = rows if isinstance(rows, Tensor) else np.asarray(rows)

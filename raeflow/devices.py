@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from raeflow.data.rows import Rows
+from raeflow.data.rows import Resident
 from raeflow.errors import RaeflowError
 
 WIDE = 8
@@ -66,4 +66,4 @@ def threads(count: int | None) -> Iterator[None]:
 
 def to_device(rows: Any, device: torch.device) -> Any:
     """Resident rows move once, whole, to an accelerator; streams stay where they are."""
-    return rows.to(device) if isinstance(rows, Rows) and device.type != "cpu" else rows
+    return rows.to(device) if isinstance(rows, Resident) and device.type != "cpu" else rows

@@ -17,16 +17,17 @@ from torch import Tensor, nn
 from raeflow import checkpoint, heads
 from raeflow.calibration import Moments, combine
 from raeflow.data.encoding import Encoded, TableEncoding
-from raeflow.data.rows import RowSpec
+from raeflow.data.encoding.series import SeriesEncoding
+from raeflow.data.rows import Resident, RowSpec
 from raeflow.data.scaling import Scaling
-from raeflow.devices import score_batch
+from raeflow.devices import device_of, score_batch
 from raeflow.heads import Head
 from raeflow.variants._contract import Variant
 
 TYPICAL, EXTREME = 0.5, 0.99
 """Quantiles of held-out normal rows between which lies what a thing never seen adds to a row."""
 
-Encoding = Scaling | TableEncoding
+Encoding = Scaling | TableEncoding | SeriesEncoding
 
 
 @dataclass(frozen=True)
@@ -137,21 +138,24 @@ def mean(parts: list[Tensor]) -> Tensor:
 
 # --- on disk -----------------------------------------------------------------------------------------------------------------
 
-FORMAT = 3
+FORMAT = 4
 """Format of detectors. 1: rows that are no table, and all that version 0.1.0 wrote; 2: tables, column by column; 3: either of
-them, with a member whose head is not `error`."""
+them, with a member whose head is not `error`; 4: windows of readings."""
+HEADED = 3
 
 
 def encoded_content(spec: RowSpec, graph: Graph) -> dict[str, Any]:
     """What `detector.json` says of rows and their encoding, as plain values."""
     headed = any(head.name != heads.ERROR for _, head in graph.pairs)
-    said: dict[str, Any] = {"format": FORMAT if headed else 1, "spec": checkpoint.plain(spec.to_json())}
+    said: dict[str, Any] = {"format": HEADED if headed else 1, "spec": checkpoint.plain(spec.to_json())}
     encoding = graph.encoding
     if isinstance(encoding, Scaling):
         return {**said, "scaling": encoding.mode}
+    if isinstance(encoding, SeriesEncoding):
+        return {**said, "format": FORMAT, "encoding": checkpoint.plain(encoding.to_json())}
     columns = [checkpoint.plain(c.to_json()) for c in encoding.columns]
     kept = {"encoding": {"mode": encoding.mode, "columns": columns}, "novelty": graph.novelty and asdict(graph.novelty)}
-    return {**said, "format": FORMAT if headed else 2, **kept}
+    return {**said, "format": HEADED if headed else 2, **kept}
 
 
 def encoded_graph(
@@ -161,6 +165,8 @@ def encoded_graph(
     if "scaling" in record:
         return Graph(Scaling(record["scaling"], spec.shape), models, moments, scorers=scorers)
     said = record["encoding"]
+    if spec.windows is not None:
+        return Graph(SeriesEncoding.from_json(said, spec.windows.reading.stored), models, moments, scorers=scorers)
     encoding = TableEncoding([Encoded.from_json(c) for c in said["columns"]], spec.stored[0], said["mode"])
     return Graph(encoding, models, moments, record["novelty"] and Novelty(**record["novelty"]), scorers)
 
@@ -179,10 +185,11 @@ def graph_name(name: str) -> str:
 
 
 @torch.inference_mode()
-def scores(graph: Graph, x: Tensor) -> Iterator[Tensor]:
-    """Scores (n,) of stored rows (N, *stored), batch by batch."""
-    for part in torch.split(x, batch(graph, tuple(x.shape[1:]), x.device)):
-        yield graph(part)
+def scores(graph: Graph, rows: Resident) -> Iterator[Tensor]:
+    """Scores (n,) of stored rows (N, *stored), batch by batch, on the graph's device."""
+    device = device_of(graph)
+    for raw in rows.batches(batch(graph, rows.shape, device)):
+        yield graph(raw.x.to(device))
 
 
 def batch(graph: Graph, stored: tuple[int, ...], device: torch.device) -> int:
@@ -191,13 +198,14 @@ def batch(graph: Graph, stored: tuple[int, ...], device: torch.device) -> int:
 
 
 @torch.inference_mode()
-def novelty(graph: Graph, x: Tensor) -> Novelty | None:
+def novelty(graph: Graph, rows: Resident) -> Novelty | None:
     """What a thing never seen adds, from normal rows (N, K) that the models were not trained on; None where rows are no table."""
     if not isinstance(graph.encoding, TableEncoding):
         return None
-    found = torch.cat(list(scores(graph, x)))
-    parts = torch.split(x, batch(graph, tuple(x.shape[1:]), x.device))
-    errors = torch.cat([graph.errors(part).sum(1) for part in parts])
+    found = torch.cat(list(scores(graph, rows)))
+    device = device_of(graph)
+    parts = rows.batches(batch(graph, rows.shape, device))
+    errors = torch.cat([graph.errors(raw.x.to(device)).sum(1) for raw in parts])
     return Novelty(_spread(found), _spread(errors))
 
 

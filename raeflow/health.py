@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from raeflow import metrics, pretrain, variants
-from raeflow.data.rows import Rows, Splits
+from raeflow.data.rows import Resident, Splits
 from raeflow.data.scaling import scaled_rows
 from raeflow.devices import device_of, score_batch
 from raeflow.errors import RaeflowError
@@ -84,7 +84,7 @@ class Gauge:
             raise RaeflowError(f"health: {self.count} real rows are too few to compare with, {NEIGHBOURS + 1} are the least")
 
     @cached_property
-    def known(self) -> Rows:
+    def known(self) -> Resident:
         """Real rows, unscaled, in an order of chance: the first ones are compared with, all are learned from."""
         most = max(self.count, min(LEARNED, VALUES // math.prod(self.shape)))
         return self._source.some(most, self.seed)
@@ -92,7 +92,7 @@ class Gauge:
     @cached_property
     def x(self) -> Tensor:
         """The same rows scaled, (N, *shape)."""
-        return scaled_rows(self.splits.encoding, self.known.x)
+        return scaled_rows(self.splits.encoding, self.known.values())
 
     @cached_property
     def classes(self) -> int:
@@ -279,9 +279,9 @@ def drawn(model: Variant, count: int, seed: int = 0) -> Tensor:
         return torch.cat([model.sample(size, dice).float().cpu() for size in sizes])
 
 
-def real_rows(splits: Splits) -> Rows:
+def real_rows(splits: Splits) -> Resident:
     """Rows that drawn ones are compared with: train rows where they are resident, else validation rows."""
-    return splits.train if isinstance(splits.train, Rows) else splits.validate
+    return splits.train if isinstance(splits.train, Resident) else splits.validate
 
 
 def gauge_of(splits: Splits, training: Training, seed: int) -> Gauge | None:

@@ -124,8 +124,12 @@ class Session:
             self.say(f"skipped {skipped.rows:,} of {skipped.of:,} rows: {skipped.first}")
         self._tell_set_aside()
         spec = self.splits.spec
-        what = f"{len(spec.columns)} columns, {spec.shape[0]} values for the model" if spec.held else f"shape {spec.shape}"
-        self.say(f"{study.name}: rows of {what}: {listed}")
+        what = f"rows of {len(spec.columns)} columns, {spec.shape[0]} values for the model" if spec.held else f"rows of shape {spec.shape}"
+        if spec.windows is not None:
+            what = f"windows of {spec.windows.window} readings of {len(spec.columns)} columns, {spec.shape[0]} channels for the model"
+        for said in self.splits.series:
+            self.say(f"{study.name}: {said}")
+        self.say(f"{study.name}: {what}: {listed}")
         self.say_columns()
 
     @property
@@ -167,14 +171,17 @@ class Session:
     def say_columns(self) -> None:
         """One line for the columns of a table that tell the model nothing; `raeflow data show` tells of each."""
         told = [f"{name} ({why})" for name, why in self.splits.unused()]
-        if told and self.splits.spec.held:
+        if told and (self.splits.spec.held or self.splits.spec.windows):
             more = f" and {len(told) - 6} more" if len(told) > 6 else ""
             self.say(f"{self.study.name}: {len(told)} columns tell the model nothing: {'; '.join(told[:6])}{more}")
 
     def _encoded(self) -> dict[str, Any]:
         """What columns of a table are to the model, where not all are plain numbers: trained models stand and fall with it."""
-        encoding = self.splits.encoding
-        if not self.splits.spec.held or (encoding.plain and not any(c.why for c in encoding.columns)):
+        encoding, spec = self.splits.encoding, self.splits.spec
+        encoding = encoding.reading if spec.windows is not None else encoding
+        if not (spec.held or spec.windows) or not hasattr(encoding, "columns"):
+            return {}
+        if encoding.plain and not any(c.why for c in encoding.columns):
             return {}
         return {"encoding": {c.name: c.told() for c in encoding.columns}}
 
@@ -327,16 +334,22 @@ class Session:
         rows = len(self.splits.calibrate or ())
         if t.distinct is None or t.distinct > FEW_REPEATS * rows:
             return
-        self.say(
-            f"warning: calibrate rows: {rows:,}, of which {t.distinct:,} differ; equal rows fall in one split together, "
-            "so the interval counts different rows"
-        )
+        if self.splits.spec.windows is not None:
+            self.say(
+                f"{rows:,} calibrate windows share readings with their neighbours, so the interval counts the {t.distinct:,} stretches of "
+                "a window's length that they begin in"
+            )
+        else:
+            self.say(
+                f"warning: calibrate rows: {rows:,}, of which {t.distinct:,} differ; equal rows fall in one split together, "
+                "so the interval counts different rows"
+            )
         if t.method == "quantile" and t.per == "row" and t.set_aside is None and t.alert_rate > 1 - t.quantile + 1e-9:
             self.say(f"warning: so few different rows cannot keep the quantile {t.quantile:g}: the threshold is their highest score")
 
     def register(self, detector: Detector) -> str:
         """Log the detector as a model of MLflow, registered under the study's name; its URI."""
-        example = self.splits.validate.x[:2].numpy()
+        example = self.splits.validate.values(slice(0, 2)).numpy()
         return self.tracker.detector(detector, self.folder / "detector", example)
 
     def score(self, detector: Detector) -> Summary:
@@ -397,11 +410,11 @@ def with_classes(study: Study, splits: Splits) -> Study:
     Raises RaeflowError where the study asks for classes that the rows do not have.
     """
     from raeflow import variants
-    from raeflow.data.rows import Rows
+    from raeflow.data.rows import Resident
     from raeflow.health import MOST_CLASSES, real_rows
     from raeflow.variants._contract import UNKNOWN
 
-    resident = isinstance(splits.train, Rows)
+    resident = isinstance(splits.train, Resident)
     label = real_rows(splits).label
     known = 0 if label is None else int(label.max()) + 1
     hyper = dict(study.hyper)

@@ -7,14 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from raeflow import heads as heads_
 from raeflow import synthetic, synthetic_tables
-from raeflow.data.rows import Rows, Splits
+from raeflow.data.rows import Resident, Splits
 from raeflow.data.scaling import scaled_rows
 from raeflow.devices import device_of, score_batch
 from raeflow.errors import RaeflowError
@@ -33,6 +33,8 @@ BYTES = 1 << 26
 """Memory that all of them may take, as long as there are `FEWEST` of a kind."""
 SEEN, SEEN_VALUES = 8192, 1 << 25
 """Train rows that heads are fitted on, and values of them all, at most."""
+HELD = 1 << 26
+"""Values of all rows that a judge makes of rows that are views, at most."""
 
 FAILURES = (RaeflowError, RuntimeError, ValueError, TypeError, ArithmeticError)
 """What a hopeless configuration raises, out-of-memory among them: such a trial failed, and its process lives on."""
@@ -172,7 +174,7 @@ def _best_head(found: list[heads_.Head], model: Variant, splits: Splits, judge: 
 def train_rows(splits: Splits) -> Tensor:
     """(N, *shape) scaled train rows that heads are fitted on, the same for all trials of a search."""
     count = max(FEWEST, min(SEEN, SEEN_VALUES // math.prod(splits.spec.shape)))
-    return scaled_rows(splits.encoding, splits.some_train(count).x)
+    return scaled_rows(splits.encoding, splits.some_train(count).values())
 
 
 def _finite(value: float, fitted: Fitted) -> float:
@@ -204,7 +206,7 @@ class ValidationLoss(Judge):
     """Minus the mean score of validation rows; compares trials of one variant only, by the variant's own score."""
 
     def __init__(self, splits: Splits) -> None:
-        self.x = scaled_rows(splits.encoding, _some(splits.validate).x)
+        self.x = scaled_rows(splits.encoding, _some(splits.validate).most(HELD).values())
 
     def __call__(self, model: Variant, scaling: nn.Module) -> float:  # noqa: ARG002 - its rows are scaled already
         """Minus the mean score, in the score's own units."""
@@ -223,7 +225,8 @@ class Labels(RowJudge):
             raise RaeflowError(
                 f"Search(selection='labels'): the validation split has {found} anomalies among {len(rows)} rows; both kinds are needed"
             )
-        self.x, self.anomaly = scaled_rows(splits.encoding, rows.x), rows.anomaly.bool()
+        rows = rows.most(HELD)
+        self.x, self.anomaly = scaled_rows(splits.encoding, rows.values()), cast(Tensor, rows.anomaly).bool()
 
     def value(self, scores: Tensor) -> float:
         """AUROC, in 0-1."""
@@ -251,7 +254,7 @@ class Synthetic(RowJudge):
         if len(rows) > NORMAL:
             rows = rows.some(NORMAL, seed)
         self.rows = rows
-        scaled = scaled_rows(splits.encoding, rows.x)
+        scaled = scaled_rows(splits.encoding, rows.values())
         shape = tuple(scaled.shape[1:])
         room = BYTES // (len(synthetic.kinds(shape)) * 4 * math.prod(shape))
         # More than twice as many anomalies as rows would cost time and add nothing: the rows limit the AUROC then.
@@ -345,7 +348,7 @@ def _of_mean(values: Tensor) -> float:
     return float(values.var()) / len(values) if len(values) > 1 else 0.0
 
 
-def _some(rows: Rows) -> Rows:
+def _some(rows: Resident) -> Resident:
     if len(rows) < 2:
         raise RaeflowError(f"the validation split has {len(rows)} rows; models cannot be compared on fewer than 2")
     return rows

@@ -169,6 +169,22 @@ class Data:
     contamination: float | Literal["auto"] | None = None
     """Believed share of anomalies among rows that nobody has cleaned, above 0 and below 0.5, or auto where it is not known:
     suspicious rows are set aside before anything is trained (see `raeflow.data.cleaning`). None: all rows count as normal."""
+    time: str | None = None
+    """Column of the clock of readings in order of time (`raeflow.data.series`): times, dates, or numbers that rise. The model then
+    sees windows (C, L) of L readings of C channels, and splits are blocks of time. None: rows know no order."""
+    series: str | None = None
+    """Column that says whose reading it is, where there are many machines or sensors; None: all are of one series."""
+    window: int = 64
+    """Readings of a window."""
+    stride: int = 1
+    """Readings between the windows of train and validate; those of calibrate and test begin at every reading."""
+    max_gap: float = 5.0
+    """No window spans a step above so many times the median step of its series."""
+    scale_by: Literal["series"] | None = None
+    """series: each series is scaled by its own train readings. None: all by the same."""
+    split_by: Literal["time", "series"] = "time"
+    """time: the splits of each series are blocks of its time in the order train, validate, calibrate, test, a window apart.
+    series: whole series, chosen by the hash of their names."""
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -200,6 +216,44 @@ class Data:
             _refuse(f"Data(min_frequency={self.min_frequency!r}): min_frequency is a share of the train rows, from 0 to below 0.5")
         _positive("Data", memory=self.memory)
         self._check_contamination()
+        self._check_windows()
+        if self.time is not None:
+            self._check_time()
+
+    def _check_windows(self) -> None:
+        """Of readings in order of time: what is said of their windows, and that it is said of nothing else."""
+        said = {name: getattr(self, name) for name in ("series", "window", "stride", "max_gap", "scale_by", "split_by")}
+        stray = next((name for name, value in said.items() if value != getattr(Data, name)), None)
+        if self.time is None and stray is not None:
+            _refuse(f"Data({stray}={said[stray]!r}): this is for readings in order of time; name their clock in Data(time=...)")
+        for name, least in (("window", 2), ("stride", 1)):
+            if not isinstance(said[name], int) or said[name] < least:
+                _refuse(f"Data({name}={said[name]!r}): {name} is a number of readings, at least {least}")
+        if not self.max_gap >= 1:
+            _refuse(f"Data(max_gap={self.max_gap!r}): max_gap is a multiple of the median step, at least 1")
+        _one_of("Data", "scale_by", self.scale_by, (None, "series"))
+        _one_of("Data", "split_by", self.split_by, ("time", "series"))
+        by = next((name for name in ("scale_by", "split_by") if said[name] == "series"), None)
+        if by is not None and self.series is None:
+            _refuse(f"Data({by}='series'): name the column that tells series apart in Data(series=...)")
+        if self.scale_by and self.split_by == "series":
+            _refuse("Data(scale_by='series', split_by='series'): a series outside train has no train readings to be scaled by")
+
+    def _check_time(self) -> None:
+        """What does not go together with readings in order of time."""
+        if self.time in (self.series, self.label):
+            _refuse(f"Data(time={self.time!r}): the same column cannot be the series or the label too")
+        odd = {
+            "target": (self.target is not None, "windows have no clean rows beside them"),
+            "shape": (self.shape is not None, "a window has the shape (channels, window)"),
+            "contamination": (self.contamination is not None, "rows are cleaned one by one, and windows share their readings"),
+            "bad_rows": (self.bad_rows == "skip", "a reading that is left out leaves a gap that its clock does not show"),
+            "split": (self.split == "hash", "windows share readings, so a hash would put the same ones into every split"),
+            "scaling": (self.scaling == "signal", "readings are scaled before they become windows"),
+        }
+        for name, (there, why) in odd.items():
+            if there:
+                _refuse(f"Data(time={self.time!r}, {name}={getattr(self, name)!r}): {why}")
 
     def _check_contamination(self) -> None:
         share: object = self.contamination

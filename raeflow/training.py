@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from raeflow import checkpoint, heads, variants
-from raeflow.data.rows import Raw, Rows, RowSource, Splits
+from raeflow.data.rows import Raw, Resident, RowSource, Splits
 from raeflow.devices import device_of, memory_format, resolve_device, score_batch, threads, to_device
 from raeflow.errors import RaeflowError
 from raeflow.study import Training
@@ -148,7 +148,7 @@ class Run:
         """Fit a model that is no network to train rows, the same on every worker, so that they need not speak to each other."""
         assert isinstance(self.model, OneShot)  # noqa: S101 - callers ask
         count = max(FEWEST_SHOT, min(SHOT, SHOT_VALUES // math.prod(self.splits.spec.shape)))
-        rows = self.splits.some_train(count, self.seed).x
+        rows = self.splits.some_train(count, self.seed).values()
         with torch.no_grad():
             self.model.fit_rows(torch.cat([self._rows(part) for part in torch.split(rows, SHOT_BATCH)]), self.seed)
 
@@ -306,12 +306,12 @@ def fit(variant: str, hyper: dict[str, Any], splits: Splits, training: Training,
     return Run(variant, hyper, splits, training, seed, gauge).finish()
 
 
-def scores(model: Variant, scaling: nn.Module, rows: Rows, size: int | None = None) -> Tensor:
+def scores(model: Variant, scaling: nn.Module, rows: Resident, size: int | None = None) -> Tensor:
     """Scores (N,) of unscaled rows, float32, on the model's device; the model is left in evaluation mode."""
     return _measured(model, rows, size, lambda raw, device: model.score(scaling(raw.x.to(device))))
 
 
-def validation(model: Variant, scaling: nn.Module, rows: Rows) -> Tensor:
+def validation(model: Variant, scaling: nn.Module, rows: Resident) -> Tensor:
     """Validation losses (N,) of unscaled rows, float32, on the model's device; the model is left in evaluation mode."""
 
     def loss(raw: Raw, device: torch.device) -> Tensor:
@@ -322,7 +322,7 @@ def validation(model: Variant, scaling: nn.Module, rows: Rows) -> Tensor:
 
 
 @torch.no_grad()
-def _measured(model: Variant, rows: Rows, size: int | None, measure: Callable[[Raw, torch.device], Tensor]) -> Tensor:
+def _measured(model: Variant, rows: Resident, size: int | None, measure: Callable[[Raw, torch.device], Tensor]) -> Tensor:
     """`measure` of each batch of rows, (N,) float32."""
     model.eval()
     device = device_of(model)

@@ -14,7 +14,7 @@ import torch
 from raeflow import space, variants
 from raeflow.cluster.train import reserved
 from raeflow.cluster.trial import RUNGS
-from raeflow.data.rows import Raw, Rows, Splits
+from raeflow.data.rows import Raw, Resident, Splits
 from raeflow.devices import threads
 from raeflow.heads import ERROR
 from raeflow.selection import FAILURES, headed, judge
@@ -102,7 +102,7 @@ def timed(study: Study, splits: Splits, clock: Clock = time.perf_counter) -> lis
 
 def sample(splits: Splits, count: int) -> Splits:
     """So many train rows, and some validation rows; a stream's are stood in for by validation rows, which are at hand."""
-    source = splits.train if isinstance(splits.train, Rows) else splits.validate
+    source = splits.train if isinstance(splits.train, Resident) else splits.validate
     train = source.take(torch.arange(count) % len(source))
     return dataclasses.replace(splits, train=train, validate=splits.validate.take(slice(0, VALIDATED)), calibrate=None, test=None)
 

@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 from raeflow import checkpoint
 from raeflow.cluster import session
-from raeflow.data.rows import Rows, Splits
+from raeflow.data.rows import Resident, Splits
 from raeflow.errors import RaeflowError
 from raeflow.health import gauge_of
 from raeflow.study import Study, Training, to_json
@@ -225,7 +225,7 @@ def dealt(config: dict[str, Any]) -> Splits:
     import ray.train
 
     splits: Splits = ray.get(config["splits"])
-    if isinstance(splits.train, Rows) or not hasattr(splits.train, "shard"):
+    if isinstance(splits.train, Resident) or not hasattr(splits.train, "shard"):
         return splits
     share: Any = splits.train
     return dataclasses.replace(splits, train=dataclasses.replace(share, shard=ray.train.get_dataset_shard("train")))

@@ -21,6 +21,7 @@ from raeflow.data.learning import Places, learn
 from raeflow.data.plan import Plan, make_plan
 from raeflow.data.reading import prefetch
 from raeflow.data.rows import Rows, RowSpec, Splits
+from raeflow.data.series import load_series, windows_spec
 from raeflow.data.sources import resolve
 from raeflow.data.stream import load_streamed
 from raeflow.errors import RaeflowError
@@ -32,7 +33,8 @@ def inspect(data: Data) -> RowSpec:
 
     Of a table with words, levels and the width of the encoded row are known only after `load`.
     """
-    return make_plan(resolve(data)).reader.spec
+    spec = make_plan(resolve(data)).reader.spec
+    return spec if data.time is None else windows_spec(data, spec, spec.stored[0])
 
 
 def count(data: Data) -> int:
@@ -50,6 +52,8 @@ def load(data: Data) -> Splits:
     plan = make_plan(resolve(data))
     if not plan.rows:
         raise RaeflowError(f"{', '.join(cast(Sequence[str], plan.data.source))}: there are no rows")
+    if data.time is not None:
+        return load_series(plan)
     if plan.rows * plan.row_bytes <= data.memory:
         return _resident(plan)
     if data.contamination is not None:

@@ -53,10 +53,13 @@ def make_plan(data: Data) -> Plan:
     roles = _roles(data)
     footers = [footer for _, listed in roles for footer in listed]
     spec, left = sniff(data, footers)
+    if data.time is not None and len(spec.stored) != 1:
+        raise RaeflowError(f"Data(time={data.time!r}): a reading is columns or one list of numbers, not values of shape {spec.stored}")
     target = sniff_target(spec, data.target, footers[0]) if data.target is not None else None
     reader = _reader(data, spec, target, roles)
     size = math.prod(spec.stored) * (2 if target else 1)
-    units = tuple(unit for given, listed in roles for footer in listed for unit in _units(footer, given, data.label, size))
+    held = size if data.time is None else 2 * size  # readings are held whole, so less is decoded beside them at a time
+    units = tuple(unit for given, listed in roles for footer in listed for unit in _units(footer, given, data.label, held))
     given = {unit.given for unit in units if unit.given is not None}
     if reader.split is not None:
         given |= _spoken(reader.split, units)
@@ -91,7 +94,8 @@ def _reader(data: Data, spec: RowSpec, target: RowSpec | None, roles: list[tuple
     names = list(dict.fromkeys(name for footer in footers for name in footer.schema.names))
     extra = tuple(dict.fromkeys([*filters.columns_of(normal, names), *filters.columns_of(anomaly, names)]))
     split = None if data.split in (None, "hash") else data.split
-    wanted = [*spec.columns, *(target.columns if target else ()), *extra]
+    clock = [name for name in (data.time, data.series) if name is not None]
+    wanted = [*spec.columns, *(target.columns if target else ()), *extra, *clock]
     for given, listed in roles:
         for footer in listed:
             _agree(footer, footers[0], [*wanted, *([split] if split and given is None else [])], spec)
@@ -182,6 +186,8 @@ def _fingerprint(data: Data, spec: RowSpec, roles: list[tuple[int | None, list[F
         said["bad_rows"] = data.bad_rows
     if data.contamination is not None:
         said["contamination"] = data.contamination
+    if data.time is not None:
+        said |= {name: getattr(data, name) for name in ("time", "series", "window", "stride", "max_gap", "scale_by", "split_by")}
     said_of = spec if spec.fields else replace(spec, held=())
     what = {"files": [[code, sorted(f.digest for f in listed)] for code, listed in roles], "spec": said_of.to_json(), **said}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

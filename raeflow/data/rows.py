@@ -1,4 +1,4 @@
-"""Rows in memory, and the records that every other room passes around.
+"""How rows are read and what splits they make: the records that every other room passes around.
 
 N rows of a split, B rows of a batch; a row is (F,), (C, L) or (C, H, W).
 """
@@ -6,20 +6,17 @@ N rows of a split, B rows of a batch; a row is (F,), (C, L) or (C, H, W).
 from __future__ import annotations
 
 import itertools
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
-from torch import Tensor
-
+from raeflow.data.resident import Raw, Resident, Rows, RowSource, Shape
 from raeflow.errors import RaeflowError
 
 if TYPE_CHECKING:
     from raeflow.data.cleaning import SetAside
 
-Shape = tuple[int, ...]
+__all__ = ["Field", "Raw", "Resident", "RowSource", "RowSpec", "Rows", "Shape", "Skipped", "Splits", "told"]
 
 
 @dataclass(frozen=True)
@@ -42,13 +39,38 @@ class Field:
 
 
 @dataclass(frozen=True)
+class Windowing:
+    """How readings in order of time become windows: all that scoring needs to cut them as training did."""
+
+    time: str
+    """Column of the clock."""
+    series: str | None
+    """Column that says whose reading it is; None: there is one series."""
+    window: int
+    """Readings of a window."""
+    max_gap: float
+    """No window spans a step above so many times the median step of its series."""
+    step: float
+    """Median step of all train readings, in `unit`; `raeflow.data.encoding.series` has that of each series."""
+    unit: str
+    """s, ms, us or ns; empty where the clock is a bare number."""
+    zoned: bool
+    """Whether the clock knows its time zone: ticks are then those of UTC."""
+    scale_by: str | None
+    """series: each series is scaled by its own train readings."""
+    reading: RowSpec
+    """How one reading is stored."""
+
+
+@dataclass(frozen=True)
 class RowSpec:
     """How Arrow columns become a row tensor; stored with a detector so that it can read Parquet alone."""
 
     columns: tuple[str, ...]
     """Columns that are the row, in order."""
     kind: str
-    """columns (several numeric columns), mixed (columns of any kind), list (one list or tensor column), image (encoded bytes)."""
+    """columns (several numeric columns), mixed (columns of any kind), list (one list or tensor column), image (encoded bytes),
+    windows (of readings in order of time)."""
     shape: Shape
     """Shape the model sees: (F,), (C, L) or (C, H, W)."""
     dtype: str
@@ -61,6 +83,8 @@ class RowSpec:
     """Of a mixed table: how each of `columns` is stored."""
     held: Shape = ()
     """Shape of a row as it is stored, where that is not `shape`: (K,) of a table whose encoding takes another width."""
+    windows: Windowing | None = None
+    """How readings become the rows, where they are windows (C, L) of encoded readings."""
 
     @property
     def stored(self) -> Shape:
@@ -92,7 +116,8 @@ class RowSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `detector.json`; what a plain row has no need of is left out."""
-        return {name: value for name, value in asdict(self).items() if value or name not in ("fields", "held")}
+        said = {name: value for name, value in asdict(self).items() if value or name not in ("fields", "held", "windows")}
+        return said if self.windows is None else {**said, "windows": {**said["windows"], "reading": self.windows.reading.to_json()}}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RowSpec:
@@ -101,101 +126,10 @@ class RowSpec:
         known["fields"] = tuple(
             Field(**{**f, "levels": None if f["levels"] is None else tuple(f["levels"])}) for f in values.get("fields", ())
         )
+        if known.get("windows") is not None:
+            said = known["windows"]
+            known["windows"] = Windowing(**{**said, "reading": cls.from_json(said["reading"])})
         return cls(**known)
-
-
-@dataclass(frozen=True)
-class Raw:
-    """Rows of one step as they are stored: `x` (B, *stored), and where the data have them `target` and `label` (B,)."""
-
-    x: Tensor
-    target: Tensor | None = None
-    label: Tensor | None = None
-
-
-class RowSource(Protocol):
-    """What the training loop asks of a split, resident or streamed."""
-
-    def __len__(self) -> int: ...
-
-    def batches(
-        self, size: int, *, seed: int | None = None, epoch: int = 0, rank: int = 0, world: int = 1, drop_last: bool = False
-    ) -> Iterator[Raw]:
-        """Batches of `size` rows over all workers together, of which this worker gets its `size / world`.
-
-        `seed` shuffles, anew each epoch; None keeps the order. With `drop_last`, or with more than one
-        worker, an incomplete last batch is left out so that every worker takes the same number of steps.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Resident rows of one split: unscaled tensors that all trials of a node share.
-
-    They may lie in memory that others read too (Arrow's buffers, Ray's object store): nobody writes to them.
-    Pickling keeps the values out of band, so that the object store hands them to every process uncopied.
-    """
-
-    x: Tensor
-    """(N, *stored), uint8 or float32."""
-    target: Tensor | None = None
-    label: Tensor | None = None
-    """(N,) int64 classes."""
-    anomaly: Tensor | None = None
-    """(N,) bool truth for judging; None where nothing is known."""
-
-    def __len__(self) -> int:
-        return self.x.shape[0]
-
-    def __reduce__(self) -> Any:
-        tensors = (self.x, self.target, self.label, self.anomaly)
-        return _rows, tuple(None if t is None else t.cpu().contiguous().numpy() for t in tensors)
-
-    @property
-    def shape(self) -> Shape:
-        """Shape of one row."""
-        return tuple(self.x.shape[1:])
-
-    def take(self, index: Tensor | slice) -> Rows:
-        """The rows at `index`; a slice shares memory."""
-        return Rows(self.x[index], *(self._part(t, index) for t in (self.target, self.label, self.anomaly)))
-
-    def some(self, count: int, seed: int = 0) -> Rows:
-        """So many rows, or all where there are fewer, in an order of chance; the same `seed` chooses the same."""
-        return self.take(torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count])
-
-    def to(self, device: torch.device | str) -> Rows:
-        """The same rows on a device."""
-        others = (None if t is None else t.to(device) for t in (self.target, self.label, self.anomaly))
-        return Rows(self.x.to(device), *others)
-
-    def batches(
-        self, size: int, *, seed: int | None = None, epoch: int = 0, rank: int = 0, world: int = 1, drop_last: bool = False
-    ) -> Iterator[Raw]:
-        """See `RowSource.batches`."""
-        count = len(self)
-        own = size // world
-        # Whole global batches only, wherever a short one would leave workers out of step.
-        stop = count - count % size if (drop_last or world > 1) and count >= size else count
-        order = None
-        if seed is not None:
-            # Drawn on the CPU so that every device and worker sees the same order.
-            drawn = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-            order = torch.randperm(count, generator=drawn).to(self.x.device)
-        for start in range(0, stop, size):
-            low = start + rank * own
-            high = min(start + (rank + 1) * own, stop) if world > 1 else min(start + size, stop)
-            if order is None:
-                part: Tensor | slice = slice(low, high)
-                yield Raw(self.x[part], self._part(self.target, part), self._part(self.label, part))
-            else:
-                index = order[low:high]
-                yield Raw(self.x.index_select(0, index), self._part(self.target, index), self._part(self.label, index))
-
-    @staticmethod
-    def _part(values: Tensor | None, index: Tensor | slice) -> Tensor | None:
-        return None if values is None else values[index]
 
 
 @dataclass(frozen=True)
@@ -218,13 +152,13 @@ class Splits:
     """`raeflow.data.scaling.Scaling`, or of a table `raeflow.data.encoding.TableEncoding`: stored rows to what the model sees."""
     train: RowSource
     """Normal rows (those that `Data.normal` keeps)."""
-    validate: Rows
+    validate: Resident
     """Normal rows for selection and early stopping."""
-    calibrate: Rows | None
+    calibrate: Resident | None
     """Normal rows for the threshold."""
-    test: Rows | None
+    test: Resident | None
     """All held-out rows, for the report alone."""
-    labelled: Rows | None = None
+    labelled: Resident | None = None
     """All validation rows with `anomaly` known, for selection by labels."""
     fingerprint: str = ""
     """Hash of what was read: files, row groups, columns and split rule."""
@@ -232,26 +166,28 @@ class Splits:
     """Columns of the files that are no part of the row, and why."""
     skipped: Skipped | None = None
     """Bad rows that `Data(bad_rows="skip")` left out; None where there was none."""
-    sampled: Rows | None = None
+    sampled: Resident | None = None
     """Some train rows, chosen by hash, where train itself is streamed."""
     set_aside: SetAside | None = None
     """Suspicious rows that `Data(contamination=...)` took out of train, validate and calibrate; None where it is off."""
+    series: tuple[str, ...] = ()
+    """Of readings in order of time: what became of them, in sentences for the user."""
     unclean: bool = False
     """Whether anomalies may be left among the rows (`Data(contamination=...)`); a search may know that, though not what was set aside."""
 
     def __reduce__(self) -> Any:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        if self.labelled is not None and self.labelled.x.data_ptr() == self.validate.x.data_ptr():
+        if self.labelled is not None and self.labelled.begins_with(self.validate):
             values["validate"] = len(self.validate)  # a slice of the labelled rows travels as its length
         return _splits, (values,)
 
     def told(self) -> list[tuple[str, str]]:
         """Each column of a table's files, in words: how it enters the model, or why it stays out."""
-        return told(self.encoding if self.spec.held else None, self.left_out)
+        return told(self.encoding, self.left_out)
 
     def unused(self) -> list[tuple[str, str]]:
         """Columns of a table's files that tell the model nothing, and why."""
-        ignored = [(c.name, c.why) for c in self.encoding.columns if c.role == "ignored"] if self.spec.held else []
+        ignored = [(c.name, c.why) for c in getattr(self.encoding, "columns", ()) if c.role == "ignored"]
         return ignored + list(self.left_out)
 
     def of_class(self, label: int) -> Splits:
@@ -260,10 +196,10 @@ class Splits:
         Raises RaeflowError where the train split is streamed or has no labels, or no row of that class.
         """
 
-        def kept(rows: RowSource | None) -> Rows | None:
+        def kept(rows: RowSource | None) -> Resident | None:
             if rows is None:
                 return None
-            if not isinstance(rows, Rows) or rows.label is None:
+            if not isinstance(rows, Resident) or rows.label is None:
                 raise RaeflowError(
                     f"class {label}: rows can be told apart by class only where they are resident and Data(label=...) names their labels"
                 )
@@ -272,19 +208,19 @@ class Splits:
         train, validate, calibrate = kept(self.train), kept(self.validate), kept(self.calibrate)
         if not train or not validate:
             raise RaeflowError(f"class {label}: the train or validation split has no row of it")
-        test = self.test if self.test is None or self.test.label is None else replace(self.test, anomaly=self.test.label != label)
+        test = self.test if self.test is None or self.test.label is None else self.test.judged(self.test.label != label)
         name = f"{self.fingerprint} class {label}"
-        aside = None if self.set_aside is None else self.set_aside.of_class(label, self.calibrate)
+        aside = None if self.set_aside is None else self.set_aside.of_class(label, cast(Rows, self.calibrate))
         return replace(
             self, set_aside=aside, train=train, validate=validate, calibrate=calibrate, test=test, labelled=None, fingerprint=name
         )
 
-    def some_train(self, count: int, seed: int = 0) -> Rows:
+    def some_train(self, count: int, seed: int = 0) -> Resident:
         """So many train rows, or all that are at hand where there are fewer, in an order of chance; the same `seed` chooses the same.
 
         Of a stream these are the rows that were kept when it first passed, of the workers' shares too.
         """
-        known = self.train if isinstance(self.train, Rows) else self.sampled
+        known = self.train if isinstance(self.train, Resident) else self.sampled
         if known is None:
             raise RaeflowError("the train split is streamed and no sample of it was kept; load the data again")
         return known.some(count, seed)
@@ -295,17 +231,9 @@ class Splits:
 
 
 def told(encoding: Any, left_out: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Each column of an encoding (None: of no table) and each that was left out, with what is to be said of it."""
-    used = [] if encoding is None else [(c.name, c.told()) for c in encoding.columns]
+    """Each column of an encoding (None: of none) and each that was left out, with what is to be said of it."""
+    used = [(c.name, c.told()) for c in getattr(encoding, "columns", ())]
     return used + [(name, f"left out: {why}") for name, why in left_out]
-
-
-def _rows(*arrays: Any) -> Rows:
-    with warnings.catch_warnings():
-        # Arrays from an object store are read-only, and so are rows by agreement.
-        warnings.filterwarnings("ignore", message=".*not writable.*")
-        x, target, label, anomaly = (None if a is None else torch.from_numpy(a) for a in arrays)
-    return Rows(x, target, label, anomaly)  # type: ignore[arg-type]
 
 
 def _splits(values: dict[str, Any]) -> Splits:

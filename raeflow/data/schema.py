@@ -111,7 +111,11 @@ def _typed(footers: Sequence[Footer]) -> pa.Schema:
 def _candidates(data: Data, footers: Sequence[Footer]) -> tuple[tuple[str, ...], Reasons]:
     """The only list, tensor or image column, else all columns that can tell something and are not spoken for."""
     schema, where = footers[0].schema, footers[0].piece.uri
-    taken = {name: f"Data({field}={name!r})" for field in ("label", "target", "split") if (name := getattr(data, field)) is not None}
+    taken = {
+        name: f"Data({field}={name!r})"
+        for field in ("label", "target", "split", "time", "series")
+        if (name := getattr(data, field)) is not None
+    }
     for field in ("normal", "anomaly"):
         for name in filters.columns_of(filters.to_expression(getattr(data, field), field), schema.names):
             taken.setdefault(name, f"Data({field}=...) asks for it")

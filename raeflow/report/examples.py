@@ -12,7 +12,7 @@ from raeflow.report import markup, plots, tablerows
 from raeflow.report.tablerows import TOP_COLUMNS, Group
 
 if TYPE_CHECKING:
-    from raeflow.data.rows import Rows
+    from raeflow.data.rows import Resident
     from raeflow.detector import Detector
 
 MOST = 8
@@ -38,9 +38,9 @@ def groups(scores: Values, alerts: Values, truth: Values | None, most: int = MOS
     return found
 
 
-def shown(group: Group, detector: Detector, test: Rows, scores: Values, truth: Values | None) -> str:
+def shown(group: Group, detector: Detector, test: Resident, scores: Values, truth: Values | None) -> str:
     """One group as HTML: images in strips, signals as lines, tables by the features that carry the error."""
-    x = test.x[torch.from_numpy(group.index)].cpu()
+    x = test.values(torch.from_numpy(group.index)).cpu()
     known = None if truth is None else truth[group.index]
     if detector.spec.held:
         return f"<h3>{group.title}</h3>" + tablerows.grid(group, detector, x, scores, known)

@@ -6,7 +6,7 @@ N rows of the test split; nothing here is ever seen by a search, a training or a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,18 +14,21 @@ import numpy.typing as npt
 import torch
 
 from raeflow import heads, metrics
+from raeflow.data.rows import Resident
 from raeflow.data.scaling import scaled_rows
 from raeflow.detector import Detector
 from raeflow.stored import load_fitted
 
 if TYPE_CHECKING:
-    from raeflow.data.rows import Rows, Splits
+    from raeflow.data.rows import RowSource, Splits
     from raeflow.selection import Trial
 
 BLOCK = 1 << 14
 """Test rows that are scaled at a time."""
 FOREST_ROWS = 200_000
 """Train rows that the forest is given of a stream; each of its trees draws 256 of them."""
+FOREST_VALUES = 1 << 26
+"""Values of all the windows that it is given, which lie in memory once, at most."""
 NEIGHBOURS = 5
 KNN_ROWS = 1_000, 20_000
 """Train rows, chosen by chance, whose distances kNN measures: fewest and most."""
@@ -55,7 +58,7 @@ def judge_test(detector: Detector, splits: Splits) -> dict[str, float]:
     flags = truth(splits)
     if flags is None or splits.test is None:
         return {}
-    return judged(detector, flags, detector.score(splits.test.x))
+    return judged(detector, flags, detector.score(splits.test))
 
 
 def judged(detector: Detector, flags: Flags, strange: Floats) -> dict[str, float]:
@@ -102,23 +105,24 @@ def ranked(flags: Flags, strange: Floats) -> dict[str, float]:
     return {"auroc": metrics.auroc(flags, strange), "average_precision": metrics.average_precision(flags, strange)}
 
 
-def forest_scores(splits: Splits, rows: Rows, seed: int = 0) -> Floats:
+def forest_scores(splits: Splits, rows: Resident, seed: int = 0) -> Floats:
     """(N,) scores that the baseline, fitted on train, gives to rows; higher is stranger."""
     from sklearn.ensemble import IsolationForest
 
-    forest = IsolationForest(random_state=seed).fit(_flat(splits, splits.train, FOREST_ROWS))
-    return np.asarray(-forest.score_samples(_flat(splits, rows)))
+    train = splits.train.most(FOREST_VALUES) if isinstance(splits.train, Resident) else splits.train
+    forest = IsolationForest(random_state=seed).fit(_first(splits, train, FOREST_ROWS))
+    return np.concatenate([-forest.score_samples(part) for part in _flat(splits, rows)])
 
 
-def neighbour_scores(splits: Splits, rows: Rows, seed: int = 0) -> Floats:
+def neighbour_scores(splits: Splits, rows: Resident, seed: int = 0) -> Floats:
     """(N,) mean distances of rows to their nearest among some train rows (Angiulli & Pizzuti 2002), by scikit-learn."""
     from sklearn.neighbors import NearestNeighbors
 
     least, most = KNN_ROWS
     count = max(least, min(most, KNN_WORK // (max(len(rows), 1) * math.prod(splits.spec.shape))))
-    known = scaled_rows(splits.encoding, splits.some_train(count, seed).x).flatten(1).numpy()
+    known = scaled_rows(splits.encoding, splits.some_train(count, seed).values()).flatten(1).numpy()
     found = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(known))).fit(known)
-    return np.asarray(found.kneighbors(_flat(splits, rows))[0].mean(1))
+    return np.concatenate([found.kneighbors(part)[0].mean(1) for part in _flat(splits, rows)])
 
 
 def judge_trial(trial: Trial, splits: Splits) -> dict[str, float]:
@@ -127,20 +131,26 @@ def judge_trial(trial: Trial, splits: Splits) -> dict[str, float]:
     if flags is None or splits.test is None or trial.folder is None:
         return {}
     fitted = load_fitted(trial.folder)
-    parts = torch.split(splits.test.x, BLOCK)
+    parts = (raw.x for raw in splits.test.batches(BLOCK))
     model, head = fitted.model(), fitted.scorer()
     strange = torch.cat([heads.scored(model, head, scaled_rows(splits.encoding, part)) for part in parts]).numpy()
     # Where the arithmetic overflows a row is as strange as can be, as a detector has it.
     return ranked(flags, np.nan_to_num(strange, nan=np.inf, posinf=np.inf, neginf=-np.inf))
 
 
-def _flat(splits: Splits, rows: Any, most: int | None = None) -> Floats:
-    """Scaled rows (n, values), the first `most` of them."""
-    parts, count = [], 0
-    for raw in rows.batches(4096):
+def _flat(splits: Splits, rows: RowSource) -> Iterator[Floats]:
+    """Scaled rows (n, values), piece by piece."""
+    for raw in rows.batches(BLOCK):
         scaled = splits.encoding(raw.x.cpu())
-        parts.append(scaled.reshape(len(scaled), -1).numpy())
-        count += len(scaled)
-        if most is not None and count >= most:
+        yield scaled.reshape(len(scaled), -1).numpy()
+
+
+def _first(splits: Splits, rows: RowSource, most: int) -> Floats:
+    """The first scaled rows (n, values), at most so many."""
+    parts, count = [], 0
+    for part in _flat(splits, rows):
+        parts.append(part)
+        count += len(part)
+        if count >= most:
             break
     return np.concatenate(parts)[:most]

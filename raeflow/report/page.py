@@ -87,7 +87,7 @@ def _judge(study: Study, detector: Detector, splits: Splits, peers: Mapping[str,
     if splits.test is None or not len(splits.test):
         return None
     truth = judge.truth(splits)
-    scores = detector.score(splits.test.x)
+    scores = detector.score(splits.test)
     alerts = detector.flags(scores)
     if truth is None:
         return Judged(scores, alerts, None, {}, {}, {})
@@ -148,7 +148,7 @@ def _data(study: Study, splits: Splits) -> str:
         facts.append(("cleaning", f"{splits.set_aside.told()}; they are in {study.folder / aside.NAME}"))
     facts.append(("fingerprint", splits.fingerprint or "-"))
     table = markup.grid(["split", "rows", "anomalies known", "used for"], rows, numbers=(1, 2))
-    told = markup.folded("What each column is", markup.grid(["column", "what it is"], splits.told())) if spec.held else ""
+    told = markup.folded("What each column is", markup.grid(["column", "what it is"], splits.told())) if spec.held or spec.windows else ""
     return markup.section("Data", table, markup.pairs(facts), told)
 
 
@@ -222,7 +222,7 @@ def _rows(detector: Detector, splits: Splits, seen: Judged | None) -> str:
     parts = [examples.shown(group, detector, splits.test, seen.scores, seen.truth) for group in found]
     if len(detector.spec.shape) == 1:
         flagged = np.flatnonzero(seen.alerts)[:MOST_EXPLAINED]
-        errors = detector.explain(splits.test.x[torch.from_numpy(flagged if len(flagged) else found[0].index)])
+        errors = detector.explain(splits.test.take(torch.from_numpy(flagged if len(flagged) else found[0].index)))
         told = "Which features raise the alarm: mean share of the error over flagged rows."
         parts.append(markup.picture(plots.features(errors, examples.feature_names(detector)), told, told))
     return markup.section("Rows to look at", *parts)

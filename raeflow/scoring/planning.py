@@ -100,6 +100,10 @@ def _changed(pieces: Sequence[Piece]) -> list[int | None]:
 def _kept(footer: Footer, spec: RowSpec, columns: Sequence[str] | None, refuse: bool) -> tuple[str, ...]:
     """Names of the columns of one file to keep; the file is checked."""
     names, uri = list(footer.schema.names), footer.piece.uri
+    if spec.windows is not None:
+        raise RaeflowError(
+            f"{uri}: this detector takes windows of {spec.windows.window} readings, and files of readings are not scored yet"
+        )
     spans = leaves(footer.schema)
     for name in dict.fromkeys((*spec.columns, *(names if columns is None else columns))):
         count = names.count(name)
