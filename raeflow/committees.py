@@ -4,7 +4,8 @@ Models that err differently make up for each other, more than a judge of synthet
 every variant has a vote, then the next best ones, unless the judge finds the committee clearly worse with it, by more than
 one standard error of its own value, than the best model alone. (Adding the member that the judge likes best, for as long as
 it gains, as in Caruana, Niculescu-Mizil, Crew & Ksikes 2004, stops at one or two members and was worse on real anomalies.)
-Some vote in any case (`sure`): those whose worth the judge cannot tell. The judge hears the members' scores of its own rows: nothing is trained, and nothing but validation rows is read.
+Some vote in any case (`sure`): those whose worth the judge cannot tell. It hears the members' scores of its own rows: nothing
+is trained, and nothing but validation rows is read.
 
 M rows of the judge.
 """
