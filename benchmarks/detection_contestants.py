@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
-from detection_problems import Form, key_of, peers_splits, plan, splits, weight
+from detection_problems import Form, family, key_of, peers_splits, plan, splits, weight
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from raeflow import committees, heads, selection, variants
@@ -27,6 +27,7 @@ from raeflow.data.scaling import scaled_rows
 from raeflow.errors import RaeflowError
 from raeflow.selection import Trial
 from raeflow.stored import load_fitted, save_fitted
+from raeflow.study import FIRM
 from raeflow.training import Fitted, fit
 
 PEERS = ("kNN", "IsolationForest", "PyOD AE", "PyOD VAE")
@@ -133,7 +134,7 @@ def candidates(entry: Entry, data: Splits, judge: selection.RowJudge, models: Pa
     assert data.test is not None
     fitted = trained(entry, data, models)
     model = fitted.model()
-    able = heads.candidates(model, data.spec.shape, asked)
+    able = selection.candidates(model, data, asked)
     parts = (selection.train_rows(data), judge.x, scaled_rows(data.encoding, data.test.x))
     seen, own, tested = (heads.collect(model, x, able) for x in parts)
     found = []
@@ -166,7 +167,9 @@ def chosen(found: Sequence[Candidate], judge: selection.RowJudge, measure: Measu
     by_trial = dict(enumerate(ranked))
     asked = committees.candidates([Trial(n, c.entry.contestant, {}, c.value, 0.0, 1, 0.0, "complete") for n, c in by_trial.items()])
     members = [by_trial[t.number] for t in asked]
-    told = committees.elect({i: m.judged for i, m in enumerate(members)}, {i: m.cost for i, m in enumerate(members)}, judge)
+    firm = FIRM if family(found[0].entry.problem) == "unclean" else ()
+    sure = [i for i, m in enumerate(members) if m.entry.contestant in firm]
+    told = committees.elect({i: m.judged for i, m in enumerate(members)}, {i: m.cost for i, m in enumerate(members)}, judge, sure)
     said["committee"] = {**vote([members[i] for i in told.places], judge, measure), "members": len(told.places), "cost": told.cost}
     said[f"{LARGE} best"] = vote(ranked[:LARGE], judge, measure)
     best, other = (max(found, key=lambda c, at=at: measure(c.test.numpy())[at]) for at in ("half", "other"))

@@ -4,7 +4,8 @@ Models that err differently make up for each other, more than a judge of synthet
 every variant has a vote, then the next best ones, unless the judge finds the committee clearly worse with it, by more than
 two standard errors of its own value, than the best model alone. (Adding the member that the judge likes best, for as long as
 it gains, as in Caruana, Niculescu-Mizil, Crew & Ksikes 2004, stops at one or two members and was worse on real anomalies.)
-The judge hears the members' scores of its own rows: nothing is trained, and nothing but validation rows is read.
+Where anomalies may be left among the train rows, variants that a study names (`Study.firm`) vote in any case: the judge cannot tell
+what they are good for. The judge hears the members' scores of its own rows: nothing is trained, and nothing but validation rows is read.
 
 M rows of the judge.
 """
@@ -66,8 +67,8 @@ def candidates(trials: Sequence[Trial]) -> list[Trial]:
     return firsts + others[: max(0, MOST - len(firsts))]
 
 
-def elected(fitted: Sequence[Fitted], judge: Judge) -> Committee:
-    """The committee of trained candidates, which come in the order of `candidates`."""
+def elected(fitted: Sequence[Fitted], judge: Judge, firm: Sequence[str] = ()) -> Committee:
+    """The committee of trained candidates, which come in the order of `candidates`; `firm` as in `Study`."""
     if not isinstance(judge, RowJudge) or len(fitted) == 1:
         return Committee((0,), math.nan, math.nan, 1.0)
     votes: dict[int, Tensor] = {}
@@ -77,11 +78,15 @@ def elected(fitted: Sequence[Fitted], judge: Judge) -> Committee:
             votes[place], costs[place] = heads.scored(own.model(), own.scorer(), judge.x), flops(own, judge.x)
         except FAILURES:
             continue  # it has no vote
-    return elect(votes, costs, judge) if votes else Committee((0,), math.nan, math.nan, 1.0)
+    sure = [place for place in votes if fitted[place].variant in firm]
+    return elect(votes, costs, judge, sure) if votes else Committee((0,), math.nan, math.nan, 1.0)
 
 
-def elect(votes: Mapping[int, Tensor], costs: Mapping[int, float], judge: RowJudge) -> Committee:
-    """The same of the candidates' scores (M,) of the judge's rows and their operations a row, by their places in order."""
+def elect(votes: Mapping[int, Tensor], costs: Mapping[int, float], judge: RowJudge, sure: Sequence[int] = ()) -> Committee:
+    """The same of the candidates' scores (M,) of the judge's rows and their operations a row, by their places in order.
+
+    Those in `sure` vote whatever they are worth and cost; they come in last, so that the others are judged without them.
+    """
     known = {}
     for place, own in votes.items():
         try:
@@ -98,11 +103,15 @@ def elect(votes: Mapping[int, Tensor], costs: Mapping[int, float], judge: RowJud
     first, *others = known
     members, worth = [first], judge.value(votes[first])
     alone, least, allowed = worth, worth - ERRORS * judge.spread(votes[first]), max(COST * costs[first], FREE)
-    for place in others:
+    for place in (p for p in others if p not in sure):
         together = value([*members, place])
         if together >= least and costs[place] + sum(costs[m] for m in members) <= allowed:
             members.append(place)
             worth = together
+    last = [place for place in others if place in sure]
+    if last:
+        members += last
+        worth = value(members)
     return Committee(tuple(members), worth, alone, sum(costs[m] for m in members) / max(costs[first], 1.0))
 
 

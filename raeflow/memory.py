@@ -43,7 +43,7 @@ FEW = 200
 """Below so many rows the shares are kept exactly; above, the hash of a row decides, as in a study."""
 EPOCHS, STEPS, BATCH = 50, 1000, (16, 256)
 """Passes and steps of a training at least, and rows of a batch, where nothing else is asked for."""
-FEW_VARIANTS = {1: ("autoencoder", "knn", "rank_knn"), 2: ("autoencoder", "knn"), 3: ("autoencoder", "knn")}
+FEW_VARIANTS = {1: ("autoencoder", "knn", "rank_knn"), 2: ("autoencoder", "knn", "hog_knn"), 3: ("autoencoder", "knn", "hog_knn")}
 """What votes where nothing else is asked for, by the dimensions of a row: one training, and what needs none."""
 FEW_UNCLEAN = ("autoencoder", "isolation_forest")
 """The same of rows that may have anomalies among them."""
@@ -235,7 +235,7 @@ class _Search:
         found = [kept[t.number] for t in self._able(trials, len(kept))]
         if len(found) == 1:
             return found
-        chosen = committees.elected(found, judge)
+        chosen = committees.elected(found, judge, self.study.firm)
         self.say(chosen.told())
         return [found[place] for place in chosen.places]
 

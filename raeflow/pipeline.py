@@ -261,7 +261,7 @@ class Session:
         if len(able) < 2:
             return able or picks[:1]
         picks = able
-        found = elected([load_fitted(str(pick.folder)) for pick in picks], self.judge)
+        found = elected([load_fitted(str(pick.folder)) for pick in picks], self.judge, self.study.firm)
         if not math.isnan(found.alone):
             self.say(found.told())
         return [picks[place] for place in found.places]

@@ -138,7 +138,7 @@ def headed(fitted: Fitted, model: Variant, splits: Splits, judge: Judge, asked: 
     All heads are judged on one pass over train rows and one over the judge's; a judge that compares losses, or what is
     drawn, knows `error` alone. Raises RaeflowError where no value is finite.
     """
-    found = heads_.candidates(model, splits.spec.shape, asked) if isinstance(judge, RowJudge) else []
+    found = candidates(model, splits, asked) if isinstance(judge, RowJudge) else []
     if not isinstance(judge, RowJudge) or [head.name for head in found] == [heads_.ERROR]:
         return Judged(fitted, _finite(judge(model, splits.encoding), fitted), {})
     best, values = _best_head(found, model, splits, judge)
@@ -147,6 +147,12 @@ def headed(fitted: Fitted, model: Variant, splits: Splits, judge: Judge, asked: 
         weights = {name: t.cpu() for name, t in best.state_dict().items()}
         kept = replace(fitted, head=heads_.described(best), head_weights=weights)
     return Judged(kept, _finite(max(values.values(), default=math.nan), fitted), values)
+
+
+def candidates(model: Variant, splits: Splits, asked: Sequence[str] | None = None) -> list[heads_.Head]:
+    """The heads that may be chosen for a model of these rows."""
+    unclean = len(train_rows(splits)) if splits.unclean else None
+    return heads_.candidates(model, splits.spec.shape, asked, unclean)
 
 
 def _best_head(found: list[heads_.Head], model: Variant, splits: Splits, judge: RowJudge) -> tuple[heads_.Head, dict[str, float]]:

@@ -394,13 +394,16 @@ class Cluster:
 AUTO = ("auto",)
 VARIANTS = {
     1: ("autoencoder", "denoising", "vae", "knn", "rank_knn"),
-    2: ("autoencoder", "denoising", "vae", "knn"),
-    3: ("autoencoder", "denoising", "vae", "knn"),
+    2: ("autoencoder", "denoising", "vae", "knn", "hog_knn"),
+    3: ("autoencoder", "denoising", "vae", "knn", "hog_knn"),
 }
 """What is searched by default, by the dimensions of a row: table, signal, image. Games take most of a search's time and were
 chosen on none of the tables that were tried; name them where rows shall be drawn."""
 UNCLEAN = ("autoencoder", "denoising", "vae", "isolation_forest")
 """The same where anomalies may be left among the train rows (`Data(contamination=...)`): they hurt nearest neighbours most."""
+FIRM = ("isolation_forest",)
+"""Of those, what votes whatever the judge says: its trees see few rows each, so that anomalies that are alike do not look usual to
+it, and the judge, who changes one row at a time, makes no such anomalies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -477,6 +480,11 @@ class Study:
         """The same study with its variants named, where they are to be those for rows of this shape."""
         found = UNCLEAN if self.data.contamination is not None else VARIANTS[len(shape)]
         return self.but(variants=found) if self.variants == AUTO else self
+
+    @property
+    def firm(self) -> tuple[str, ...]:
+        """Variants that vote in a committee whatever the judge says of them."""
+        return FIRM if self.data.contamination is not None else ()
 
     @property
     def folder(self) -> Path:

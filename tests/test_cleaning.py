@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import raeflow
-from raeflow import Calibration, Data, Detector, RaeflowError, Study, Training, training
+from raeflow import Calibration, Data, Detector, RaeflowError, Study, Training, selection, training
 from raeflow.calibration import Removed, Threshold, calibrate
 from raeflow.data import aside, load
 from raeflow.data.cleaning import BELIEVED, MOST, TRIM
@@ -251,6 +251,18 @@ def test_fit_cleans_rows_in_memory():
     assert raeflow.fit(pa.table(few), contamination="auto", training=Training(epochs=1)).threshold.count > 1
 
 
+def test_heads_reckon_with_anomalies_that_cleaning_left(tmp_path):
+    rows = planted(1200)
+    cleaned, plain = (load(table(tmp_path, rows, label="truth", contamination=said)).for_search() for said in ("auto", None))
+    model = training.fit("autoencoder", {}, cleaned, Training(epochs=1), seed=0).model()
+    asked = [{h.hyper.k for h in selection.candidates(model, splits) if h.name == "memory"} for splits in (cleaned, plain)]
+    assert asked == [{5}, {1, 5}]
+    judge = selection.judge("synthetic", cleaned, 0)
+    fitted = training.fit("autoencoder", {}, cleaned, Training(epochs=1), seed=0)
+    told = selection.headed(fitted, fitted.model(), cleaned, judge, ("memory",))
+    assert not any("k 1" in title for title in told.heads)
+
+
 def test_the_estimator_of_scikit_learn_cleans_under_another_name():
     from raeflow.sklearn import AnomalyDetector
 
@@ -306,6 +318,7 @@ def test_the_record_travels_to_other_processes_and_narrows_to_a_class(tmp_path):
     assert other.set_aside.told() == found.set_aside.told()
     assert aside.rows(other.set_aside).equals(aside.rows(found.set_aside))
     assert len(other.validate) + found.set_aside.counts()["validate"] == len(other.labelled)
+    assert other.unclean
     one = found.of_class(0)
     assert len(one.set_aside.doubted) == len(one.calibrate)
     assert (one.set_aside.calibrate.label == 0).all()

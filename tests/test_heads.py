@@ -204,6 +204,35 @@ def test_memory_of_fewer_rows_than_neighbours() -> None:
     assert head(Outputs(torch.ones(2, 3))).isfinite().all()
 
 
+@pytest.mark.parametrize(("count", "asked"), [(90, {1, 5}), (300, {3, 5}), (600, {6}), (2500, {25}), (10**6, {40})])
+def test_memory_asks_more_neighbours_where_anomalies_may_be_left(count: int, asked: set[int]) -> None:
+    model = trained(made_splits((6,)), epochs=1).model()
+    clean = heads.candidates(model, (6,))
+    found = heads.candidates(model, (6,), unclean=count)
+    others = [[heads.title(heads.described(h)) for h in listed if h.name != "memory"] for listed in (clean, found)]
+    assert others[0] == others[1]
+    assert {h.hyper.k for h in clean if h.name == "memory"} == {1, 5}
+    own = [heads.described(h)["hyper"] for h in found if h.name == "memory"]
+    assert {(h["of"], h["k"]) for h in own} == {(of, k) for of in ("code+residual", "row+residual") for k in asked}
+    assert len(own) == 2 * len(asked)
+
+
+def test_a_few_anomalies_that_are_alike_do_not_vouch_for_one_another() -> None:
+    crowd = torch.full((6,), 5.0) + 1e-3 * torch.randn(12, 6, generator=torch.Generator().manual_seed(1))
+    train = torch.cat([crowd, rows((6,), 2000)])
+    module, worst = heads.get("memory"), []
+    for settings in (module.candidates((6,)), module.unclean((6,), len(train))):
+        ranks = []
+        for k in {hyper.k for hyper in settings}:
+            head = heads.build("memory", {"of": "row", "k": k})
+            head.fit(Outputs(train))
+            usual, odd = head(Outputs(rows((6,), 200, 7))), head(Outputs(crowd + 1e-3))
+            ranks.append(float((usual < odd.min()).float().mean()))
+        worst.append(min(ranks))
+    assert worst[0] < 0.1
+    assert worst[1] > 0.9
+
+
 def test_k_centre_covers_better_than_chance() -> None:
     x = torch.cat([torch.randn(500, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([[9.0, 9.0], [-9.0, 9.0]])])
     chosen = neighbours.spread_out(x, 20)
@@ -287,6 +316,33 @@ def test_members_vote_unless_the_judge_finds_them_clearly_worse_or_too_dear() ->
     assert committees.elect(votes, dict.fromkeys(votes, 1e3), judge).places == (0, 3)
     dear = committees.elect(dict.fromkeys(range(12), votes[0]), dict.fromkeys(range(12), 1e9), judge)
     assert dear.cost == committees.COST
+
+
+def test_who_is_sure_to_vote_does_so_and_keeps_nobody_out() -> None:
+    splits = made_splits((6,))
+    judge = selection.Synthetic(splits.for_search(), 0)
+    truth = torch.cat([torch.zeros(len(judge.rows)), torch.ones(len(judge.x) - len(judge.rows))])
+    generator = torch.Generator().manual_seed(0)
+    votes = {i: (truth + 1.0 * torch.randn(len(truth), generator=generator)).exp() for i in range(4)}
+    votes[1] = (-3 * truth).exp() * votes[0]  # is wrong
+    costs = dict.fromkeys(votes, 1e3) | {1: 1e9}
+    told = committees.elect(votes, costs, judge, [1])
+    assert told.places == (0, 2, 3, 1)
+    assert told.cost == 1e6 + 3
+    assert told.value < committees.elect(votes, costs, judge).value
+    assert committees.elect(votes, costs, judge, [0]).places == (0, 2, 3)
+
+
+def test_an_isolation_forest_is_sure_to_vote_where_anomalies_may_be_left() -> None:
+    splits = made_splits((6,))
+    judge = selection.Synthetic(splits.for_search(), 0)
+    members = [trained(splits, name, 1) for name in ("knn", "isolation_forest")]
+    assert Study(name="a", data=Data("x", contamination="auto")).firm == ("isolation_forest",)
+    assert Study(name="a", data=Data("x")).firm == ()
+    judge.value = lambda scores: 0.9 if scores.equal(alone) else 0.1  # type: ignore[method-assign]
+    alone = heads.scored(members[0].model(), members[0].scorer(), judge.x)
+    assert committees.elected(members, judge).places == (0,)
+    assert committees.elected(members, judge, ("isolation_forest",)).places == (0, 1)
 
 
 @pytest.mark.parametrize(("burst", "members"), [(0, (0,)), (1, (0, 2))])

@@ -12,9 +12,10 @@ import raeflow
 PACKAGE = Path(raeflow.__file__).parent
 # Each room may import itself and the rooms before it.
 ORDER = [
-    "errors", "commands", "study", "data", "devices", "learned", "neighbours", "backbones", "variants", "heads", "checkpoint", "metrics",
-    "training", "pretrain", "health", "stored", "synthetic", "synthetic_tables", "selection", "space", "calibration", "committees", "graph",
-    "export", "detector", "scoring", "report", "tracking", "cluster", "pipeline", "memory", "sklearn", "init", "verbs", "cli",
+    "errors", "commands", "timeline", "events", "study", "data", "devices", "learned", "neighbours", "backbones", "variants", "heads",
+    "checkpoint", "metrics", "series_metrics", "training", "pretrain", "health", "stored", "synthetic", "synthetic_tables", "selection",
+    "space", "calibration", "committees", "graph", "export", "detector", "scoring", "report", "tracking", "cluster", "pipeline", "memory",
+    "sklearn", "init", "verbs", "cli",
 ]  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 

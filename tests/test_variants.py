@@ -170,7 +170,7 @@ def test_hyper_survives_json(name: str, shape: tuple[int, ...]) -> None:
 def test_unknown_hyperparameters_are_refused(name: str) -> None:
     with pytest.raises(RaeflowError, match="latnet"):
         variants.hyper(name, {"latnet": 3})
-    wrong = {"knn": "k", "rank_knn": "k", "isolation_forest": "trees"}.get(name, "lr")
+    wrong = {"knn": "k", "rank_knn": "k", "hog_knn": "k", "isolation_forest": "trees"}.get(name, "lr")
     with pytest.raises(RaeflowError, match=f"{wrong}=0"):
         variants.hyper(name, {wrong: 0})
 

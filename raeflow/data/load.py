@@ -99,7 +99,10 @@ def _resident(plan: Plan) -> Splits:
         # What was set aside made tails long and levels known: the encoding is that of the rows that are learnt from.
         spec, encoding, moved = learn(plan.data, reader.spec, lexicon, chunks(train.x), lambda: chunks(train.x), lambda: None)
     move((train, labelled or validate, calibrate, test, aside.calibrate if aside else None), moved)
-    return Splits(spec, encoding, train, validate, calibrate, test, labelled, plan.fingerprint, plan.left_out, skipped, set_aside=aside)
+    return Splits(
+        spec, encoding, train, validate, calibrate, test, labelled, plan.fingerprint, plan.left_out, skipped, set_aside=aside,
+        unclean=aside is not None,
+    )  # fmt: skip
 
 
 def _kept(validate: Rows, labelled: Rows | None, keep: Tensor) -> tuple[Rows, Rows | None]:

@@ -172,6 +172,8 @@ class Splits:
     """Suspicious rows that `Data(contamination=...)` took out of train, validate and calibrate; None where it is off."""
     series: tuple[str, ...] = ()
     """Of readings in order of time: what became of them, in sentences for the user."""
+    unclean: bool = False
+    """Whether anomalies may be left among the rows (`Data(contamination=...)`); a search may know that, though not what was set aside."""
 
     def __reduce__(self) -> Any:
         values = {f.name: getattr(self, f.name) for f in fields(self)}

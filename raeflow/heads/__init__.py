@@ -79,9 +79,10 @@ def able(model: Variant) -> frozenset[str]:
     return frozenset(found)
 
 
-def candidates(model: Variant, shape: tuple[int, ...], asked: Sequence[str] | None = None) -> list[Head]:
+def candidates(model: Variant, shape: tuple[int, ...], asked: Sequence[str] | None = None, unclean: int | None = None) -> list[Head]:
     """Every head in every setting that this model can take, `error` first; `asked` names some alone.
 
+    `unclean`: how many train rows heads will be fitted on, where anomalies may be left among them; None: they count as clean.
     A model that is no network keeps its own score, whatever is asked. Raises RaeflowError where another can take none of those
     asked for.
     """
@@ -89,9 +90,15 @@ def candidates(model: Variant, shape: tuple[int, ...], asked: Sequence[str] | No
     if isinstance(model, OneShot):
         asked = [ERROR]
     listed = [ERROR, *(n for n in names() if n != ERROR)] if asked is None else list(asked)
-    found = [head for name in listed for hyper in get(name).candidates(shape) if (head := _made(name, hyper)).needs <= can]
+    found = [head for name in listed for hyper in _settings(name, shape, unclean) if (head := _made(name, hyper)).needs <= can]
     if not found:
         raise RaeflowError(f"heads {', '.join(listed)}: this model gives {', '.join(sorted(can))}, which is not what they read")
+    return found
+
+
+def _settings(name: str, shape: tuple[int, ...], unclean: int | None) -> list[Any]:
+    module = get(name)
+    found: list[Any] = module.candidates(shape) if unclean is None or not hasattr(module, "unclean") else module.unclean(shape, unclean)
     return found
 
 

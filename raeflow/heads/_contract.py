@@ -4,7 +4,9 @@ A head is a file beside this one that defines three names:
 
 - `Hyper`: frozen dataclass; every field has a default and one line of meaning and source;
 - `candidates(shape) -> list[Hyper]`: the settings that are judged for rows of this shape;
-- `Head(hyper)`: the `_contract.Head`.
+- `Head(hyper)`: the `_contract.Head`;
+
+and, where that matters, `unclean(shape, rows) -> list[Hyper]`: the settings where anomalies may be left among so many train rows.
 
 Shapes: B rows of a batch, N train rows, Z codes, P places of a feature map; a row is (F,), (C, L) or (C, H, W), scaled.
 """

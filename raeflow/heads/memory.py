@@ -18,6 +18,10 @@ from raeflow.heads._blocks import OfParts, check_parts
 from raeflow.heads._contract import Outputs
 
 CHOICES = ("random", "k_center")
+OF = ("code+residual", "row+residual", "features")
+SHARE = 0.01
+"""Neighbours that are asked where anomalies may be left, at least, as a share of the bank: a few that are alike cannot vouch for
+one another (as in `raeflow.data.voters`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +47,13 @@ class Hyper:
 
 def candidates(shape: tuple[int, ...]) -> list[Hyper]:  # noqa: ARG001 - the contract's
     """Code and residual, row and residual, and a game's features, by the nearest row and by the five nearest."""
-    return [Hyper(of=of, k=k) for of in ("code+residual", "row+residual", "features") for k in (1, 5)]
+    return [Hyper(of=of, k=k) for of in OF for k in (1, 5)]
+
+
+def unclean(shape: tuple[int, ...], rows: int) -> list[Hyper]:  # noqa: ARG001 - the contract's
+    """The same by at least a `SHARE` of the bank, which is the one way where that is five or more."""
+    least = int(SHARE * min(rows, Hyper.bank))
+    return [Hyper(of=of, k=k) for of in OF for k in sorted({max(1, least), max(5, least)})]
 
 
 class Head(OfParts):

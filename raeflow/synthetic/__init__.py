@@ -27,8 +27,8 @@ BETWEEN = (0.25, 0.75)
 """Shares of the way to another row, evenly."""
 NEAR = 10
 """Neighbours of a row that tell in which directions rows vary where it is."""
-WEIGHTS = {"spliced": 4.0, "pasted": 2.0, "bent": 4.0, "delayed": 2.0}
-"""What a kind counts where it is not 1: those that change a whole row, or much of it, or small defects alone would choose."""
+WEIGHTS = {"bent": 4.0, "delayed": 2.0}
+"""What a kind counts where it is not 1: those that change a whole signal, or small defects alone would choose."""
 
 
 def make(rows: Tensor, count: int, seed: int) -> dict[str, Tensor]:

@@ -22,6 +22,8 @@ from raeflow.variants._oneshot import Fitted, whole
 
 QUANTILES = 256
 """Quantiles that are kept of a feature, at most."""
+BLOCK = 512
+"""Rows of the bank that are transformed at a time."""
 TRANSFORMS = ("none", "quantile")
 
 
@@ -70,34 +72,53 @@ class Model(Fitted):
     levels: Tensor
     """(Q,): the shares of train rows below them, in 0-1."""
 
-    def __init__(self, shape: Shape, hyper: Hyper) -> None:
-        super().__init__("centre", "rows", "bank", "lengths", "quantiles", "levels")
+    names: tuple[str, ...] = ("centre", "rows", "bank", "lengths", "quantiles", "levels")
+    hyper: Any
+
+    def __init__(self, shape: Shape, hyper: Any) -> None:
+        super().__init__(*self.names)
         self.hyper, self.shape = hyper, shape
+
+    @property
+    def transforms(self) -> bool:
+        """Whether rows are compared as something else than they are."""
+        return bool(self.hyper.transform != "none")
 
     def fit_rows(self, x: Tensor, seed: int) -> None:  # noqa: ARG002 - rows come in an order of chance
         """Keep the first `bank` rows; quantiles are taken of all of them."""
         x = x.flatten(1).float()
-        if self.hyper.transform == "none":
+        if not self.transforms:
             self.learn(centre=x.mean(0))
             rows, lengths = neighbours.kept(x[: self.hyper.bank] - self.centre, self.hyper.k)
             self.learn(rows=rows, lengths=lengths)
             return
         rows, _ = neighbours.kept(x[: self.hyper.bank], self.hyper.k)
-        levels = (torch.arange(min(QUANTILES, len(x)), device=x.device, dtype=torch.float64) + 0.5) / min(QUANTILES, len(x))
-        self.learn(rows=rows, quantiles=quantiles(x, levels), levels=levels.float())
-        bank, lengths = neighbours.kept(self._transformed(x[: self.hyper.bank]), self.hyper.k)
+        self.learn(rows=rows)
+        self.learn_transform(x)
+        seen = [self.transformed(part) for part in torch.split(x[: self.hyper.bank], BLOCK)]
+        bank, lengths = neighbours.kept(torch.cat(seen), self.hyper.k)
         self.learn(bank=bank, lengths=lengths)
+
+    def learn_transform(self, x: Tensor) -> None:
+        """What the transform must know of train rows (N, D)."""
+        count = min(QUANTILES, len(x))
+        levels = (torch.arange(count, device=x.device, dtype=torch.float64) + 0.5) / count
+        self.learn(quantiles=quantiles(x, levels), levels=levels.float())
+
+    def transformed(self, x: Tensor) -> Tensor:
+        """(B, D) rows as the transform sees them, (B, *)."""
+        return to_normal(x, self.known(self.quantiles), self.levels)
 
     def score(self, x: Tensor) -> Tensor:
         """(B,)."""
-        seen = self._transformed(x.flatten(1).float())
+        seen = self._seen(x)
         return neighbours.distances(seen, self._bank, self.lengths, self.hyper.k).mean(1)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean of a row's nearest rows: what is expected of a row like it."""
-        seen = self._transformed(x.flatten(1).float())
+        seen = self._seen(x)
         found: Tensor = self.rows[neighbours.nearest(seen, self._bank, self.lengths, self.hyper.k)]
-        expected = found.mean(1) + self.centre if self.hyper.transform == "none" else found.mean(1)
+        expected = found.mean(1) if self.transforms else found.mean(1) + self.centre
         return expected.view(-1, *self.shape)
 
     @property
@@ -107,10 +128,11 @@ class Model(Fitted):
 
     @property
     def _bank(self) -> Tensor:
-        return self.known(self.rows if self.hyper.transform == "none" else self.bank)
+        return self.known(self.bank if self.transforms else self.rows)
 
-    def _transformed(self, x: Tensor) -> Tensor:
-        return x - self.known(self.centre) if self.hyper.transform == "none" else to_normal(x, self.known(self.quantiles), self.levels)
+    def _seen(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1).float()
+        return self.transformed(flat) if self.transforms else flat - self.known(self.centre)
 
 
 def quantiles(x: Tensor, levels: Tensor) -> Tensor:
