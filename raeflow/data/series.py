@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -93,6 +94,8 @@ class _Scheme:
     """(S,) usual step of each series, in ticks."""
     usual: float
     told: tuple[str, ...]
+    ticks: Any
+    """(n,) of the test split's readings, in order."""
 
 
 def _scheme(plan: Plan) -> _Scheme:
@@ -120,7 +123,7 @@ def _scheme(plan: Plan) -> _Scheme:
     told = _told(data, keys, order, gaps, usual)
     layout = Layout(split, order)
     # The keys themselves go before the values come, which take as much again.
-    return _Scheme(keys.names, keys.kind, layout, order.bounds, gaps, steps, usual, told)
+    return _Scheme(keys.names, keys.kind, layout, order.bounds, gaps, steps, usual, told, order.ticks[split == splits.TEST])
 
 
 def _told(data: Data, keys: Keys, order: timeline.Order, gaps: Bools, usual: float) -> tuple[str, ...]:
@@ -162,6 +165,7 @@ class _Held:
         self.apart = scheme.layout.apart(scheme.gaps, code)
         self.normal = None if plan.reader.normal is None else np.ones(count, np.bool_)
         self.truth: Bools | None = np.zeros(count, np.bool_) if _may_tell(plan.reader) else None
+        self.ticks = scheme.ticks if code == splits.TEST else None
 
     def put(self, part: Part, chosen: Bools, places: Places) -> None:
         """Sort in the chosen readings of a part."""
@@ -204,7 +208,9 @@ class _Held:
         if not len(normal if self.code != splits.TEST else found):
             self._refuse()
         parts = [(first, end, place) for place, (first, end) in enumerate(self.ranges())]
-        readings = Readings(encode_all(encoding, self.values, parts), torch.from_numpy(self.bounds))
+        own = None if self.ticks is None else torch.from_numpy(self.ticks)
+        truth = None if self.ticks is None or self.truth is None else torch.from_numpy(self.truth)
+        readings = Readings(encode_all(encoding, self.values, parts), torch.from_numpy(self.bounds), own, truth)
         every = Windows(readings, torch.from_numpy(found), data.window, self._anomalies(found))
         return every.take(slice(0, len(normal))), every
 

@@ -26,13 +26,17 @@ class Readings:
     """(R, C) float32, by series, then by time."""
     bounds: Tensor
     """(S + 1,) int64: where each series begins."""
+    ticks: Tensor | None = None
+    """(R,) clock of the test split's readings, in `Windowing.unit`; None of other splits."""
+    anomaly: Tensor | None = None
+    """(R,) bool: which of the test split's readings are anomalies, where that is known."""
 
     def __reduce__(self) -> Any:
-        return _readings, (as_array(self.values), as_array(self.bounds))
+        return _readings, tuple(map(as_array, (self.values, self.bounds, self.ticks, self.anomaly)))
 
     def to(self, device: torch.device | str) -> Readings:
         """The same readings on a device."""
-        return Readings(self.values.to(device), self.bounds.to(device))
+        return replace(self, values=self.values.to(device), bounds=self.bounds.to(device))
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,8 @@ class Windows(Resident):
         return torch.equal(other.starts, self.starts[: len(other)])
 
 
-def _readings(values: Any, bounds: Any) -> Readings:
-    return Readings(as_tensor(values), as_tensor(bounds))
+def _readings(*arrays: Any) -> Readings:
+    return Readings(*map(as_tensor, arrays))
 
 
 def _windows(readings: Readings, starts: Any, length: int, anomaly: Any) -> Windows:
