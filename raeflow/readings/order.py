@@ -6,6 +6,7 @@ earlier ones lie behind a gap.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,12 +36,12 @@ class Ordered:
     names: tuple[str, ...]
     kind: Kind
 
-    @property
+    @functools.cached_property
     def rows(self) -> Places:
         """(R,) number in the input of each reading in order."""
         return np.arange(len(self.apart)) if self.order.rows is None else self.order.rows
 
-    @property
+    @functools.cached_property
     def ranks(self) -> Places:
         """(R,) place in order of each reading of the input."""
         if self.order.rows is None:
@@ -54,7 +55,7 @@ class Ordered:
         """The series."""
         return [(int(a), int(b), name) for (a, b), name in zip(itertools.pairwise(self.order.bounds), self.names, strict=True)]
 
-    @property
+    @functools.cached_property
     def runs(self) -> tuple[Places, Places]:
         """(R,), (R,): first reading and end of the run that each is in."""
         return runs(self.apart)

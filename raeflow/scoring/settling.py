@@ -12,13 +12,15 @@ from raeflow.data.faults import MOST_BAD
 from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
 from raeflow.scoring.fragment import LISTED, BadRowsError, Fragment, score_fragment
+from raeflow.timeline import duration
 
 __all__ = ["MOST_BAD", "attempt", "check_rules", "failed", "settle"]
 BAD_ROWS = ("flag", "refuse")
 
 
-def check_rules(bad_rows: str, most_bad: float) -> None:
-    """Refuse what `bad_rows` and `most_bad` cannot be."""
+def check_rules(bad_rows: str, most_bad: float, joined: Any = 0) -> None:
+    """Refuse what `bad_rows`, `most_bad` and `joined` cannot be."""
+    duration("joined", joined)
     if bad_rows not in BAD_ROWS:
         raise RaeflowError(f"bad_rows={bad_rows!r}: bad_rows must be one of {', '.join(map(repr, BAD_ROWS))}")
     if not 0 <= most_bad <= 1:
@@ -38,7 +40,7 @@ def failed(fragment: Fragment, error: RaeflowError, started: float) -> dict[str,
     """The result of a fragment that was not committed; `listed` are its first bad rows as JSON where they are why."""
     bad, listed = (error.count, error.listed) if isinstance(error, BadRowsError) else (0, [])
     return {
-        "rows": 0, "alerts": 0, "bad": bad, "first_bad": "", "started": started, "ended": time.time(),
+        "rows": 0, "alerts": 0, "bad": bad, "unscored": 0, "first_bad": "", "started": started, "ended": time.time(),
         "input": fragment.piece.uri, "output": fragment.out.uri, "error": str(error), "listed": json.dumps(listed),
     }  # fmt: skip
 
