@@ -40,7 +40,7 @@ from raeflow.devices import resolve_device
 from raeflow.errors import RaeflowError
 from raeflow.events import find_events
 from raeflow.graph import FORMAT, Graph, batch, encoded_content, encoded_graph, graph_name, novelty, scores, stored_name
-from raeflow.readings import Scored, Stream, Tables, calibrate_all, check_at
+from raeflow.readings import Scored, Stream, Tables, calibrate_all, check_at, columns_of
 from raeflow.stored import WEIGHTS, brief, read
 from raeflow.study import Calibration
 from raeflow.training import Fitted
@@ -222,7 +222,7 @@ class Detector:
         own = np.flatnonzero(flags)
         return find_events(
             found.time(own), found.scores[own], np.ones(len(own)), found.series(own), joined, position=found.positions[own],
-            channels=errors, names=self.spec.columns, usual=self.usual or None,
+            channels=errors, names=columns_of(self.spec), usual=self.usual or None,
         )  # fmt: skip
 
     def stream(self) -> Stream:
@@ -252,7 +252,7 @@ class Detector:
         if self.spec.windows is not None and is_arrow(rows):
             found = self._readings(batch_size).of(rows, "last")
             known = ~np.isnan(found.scores)
-            errors = np.full((len(known), len(self.spec.columns)), np.nan, np.float32)
+            errors = np.full((len(known), len(columns_of(self.spec))), np.nan, np.float32)
             errors[known] = self._readings(batch_size).causes(found, known)
             return errors
         tail = (len(self.spec.columns),) if self.spec.held else self.spec.shape

@@ -5,6 +5,9 @@ R readings, S series, C channels, N columns of a reading, windows of L readings.
 
 from raeflow.readings.stream import Stream
 from raeflow.readings.tables import Scored, Tables, moments, series_of
-from raeflow.readings.tiles import calibrate_all, causes, check_at, leading, scores
+from raeflow.readings.tiles import by_column, calibrate_all, causes, check_at, columns_of, leading, scores
 
-__all__ = ["Scored", "Stream", "Tables", "calibrate_all", "causes", "check_at", "leading", "moments", "scores", "series_of"]
+__all__ = [
+    "Scored", "Stream", "Tables", "by_column", "calibrate_all", "causes", "check_at", "columns_of", "leading", "moments", "scores",
+    "series_of",
+]  # fmt: skip

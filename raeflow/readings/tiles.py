@@ -17,6 +17,7 @@ from raeflow.calibration import Threshold, calibrate
 from raeflow.data import timeline
 from raeflow.data.encoding import TableEncoding
 from raeflow.data.encoding.series import SeriesEncoding
+from raeflow.data.rows import RowSpec
 from raeflow.data.timeline import Bools, Places
 from raeflow.data.windows import Readings, Windows
 from raeflow.devices import device_of
@@ -113,9 +114,16 @@ def calibrate_all(graph: Graph, windows: Windows, calibration: Calibration) -> t
     return calibrate([torch.from_numpy(found[scored])], calibration, keys), [float(v) for v in usual]
 
 
+def columns_of(spec: RowSpec) -> list[str]:
+    """Names of the columns of a reading, or of the entries of its list: what errors are told by."""
+    assert spec.windows is not None  # noqa: S101 - callers have readings
+    reading = spec.windows.reading
+    return list(reading.columns) if reading.table else [f"{reading.columns[0]}[{i}]" for i in range(reading.stored[0])]
+
+
 def leading(length: int, at: str) -> str:
     """What is said of a reading without a score."""
     return f"no score: no run of {length} readings without a gap {'ends with' if at == 'last' else 'holds'} it"
 
 
-__all__ = ["by_column", "calibrate_all", "causes", "check_at", "leading", "scores"]
+__all__ = ["by_column", "calibrate_all", "causes", "check_at", "columns_of", "leading", "scores"]

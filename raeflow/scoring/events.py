@@ -19,7 +19,7 @@ from raeflow.data.files import ARROW_ERRORS, Piece, read_groups, reason
 from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
 from raeflow.events import find_events
-from raeflow.readings import moments, series_of
+from raeflow.readings import columns_of, moments, series_of
 from raeflow.scoring.fragment import CAUSES, OBJECT_STORES, Fragment
 from raeflow.scoring.halo import timetable
 
@@ -51,19 +51,19 @@ def write_events(detector: Detector, fragments: Sequence[Fragment], joined: Any)
     Alerts of a series no further apart than `joined` (seconds or a timedelta) are one event.
     """
     table = timetable(detector, fragments)
-    rows, scores, errors = [np.empty(0, np.int64)], [np.empty(0, np.float32)], [np.empty((0, len(detector.spec.columns)), np.float32)]
+    rows, scores, errors = [np.empty(0, np.int64)], [np.empty(0, np.float32)], [np.empty((0, len(columns_of(detector.spec))), np.float32)]
     for first, fragment in zip(table.firsts.tolist(), fragments, strict=False):
         found = _alerts(fragment)
         own = np.flatnonzero(found["is_anomaly"].fill_null(False).to_numpy())
         rows.append(own + first)
         scores.append(found["anomaly_score"].to_numpy()[own].astype(np.float32))
         flat = pa.concat_arrays([chunk.flatten() for chunk in found[CAUSES.name].chunks]) if len(own) else pa.array([], pa.float32())
-        errors.append(flat.to_numpy().reshape(-1, len(detector.spec.columns)))
+        errors.append(flat.to_numpy().reshape(-1, len(columns_of(detector.spec))))
     flagged = np.concatenate(rows)
     ordered = table.ordered
     events = find_events(
         moments(table.keys, flagged), np.concatenate(scores), np.ones(len(flagged)), series_of(table.keys, flagged), joined,
-        position=ordered.positions[ordered.ranks[flagged]], channels=np.concatenate(errors), names=detector.spec.columns,
+        position=ordered.positions[ordered.ranks[flagged]], channels=np.concatenate(errors), names=columns_of(detector.spec),
         usual=detector.usual or None,
     )  # fmt: skip
     return len(events), _write(events, place_of(fragments))

@@ -18,7 +18,7 @@ from raeflow.data.timeline import Bools, Places
 from raeflow.detector import Detector, Flags, Floats
 from raeflow.devices import device_of
 from raeflow.errors import RaeflowError
-from raeflow.readings import causes, leading, scores
+from raeflow.readings import causes, columns_of, leading, scores
 from raeflow.readings.order import break_at, encoded
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _scored(
     found = in_order[halo.places]
     flags = detector.flags(found, halo.at)
     if not flags.any():
-        return found, flags, np.empty((0, len(detector.spec.columns)), np.float32)
+        return found, flags, np.empty((0, len(columns_of(detector.spec))), np.float32)
     wanted = np.zeros(len(apart), np.bool_)
     wanted[halo.places[flags]] = True
     errors = causes(graph, x, apart, length, halo.at, wanted)
