@@ -108,4 +108,6 @@ def break_at(apart: Bools, bad: Bools) -> Bools:
 @torch.no_grad()
 def encoded(encoding: SeriesEncoding, stored: Tensor, parts: Sequence[Part]) -> Tensor:
     """(R, K) stored readings in order, whose memory may be taken, to (R, C) float32 as the model sees them."""
+    if not encoding.own:
+        return encode_all(encoding, stored, [(0, len(stored), None)])
     return encode_all(encoding, stored, [(first, end, encoding.place(name)) for first, end, name in parts])

@@ -29,6 +29,10 @@ from raeflow.study import Calibration
 Scores = npt.NDArray[np.float32]
 
 
+TILES = {"cpu": 256, "cuda": 4096}
+"""Windows of a tile at most; fewer where they are large."""
+
+
 def check_at(at: str) -> None:
     """Refuse what is neither of the two."""
     if at not in AT:
@@ -44,11 +48,11 @@ def scores(
     if at == "all":
         kept = ReadingScores(len(values), length, at)
         for first, x in _tiles(graph, windows, size):
-            kept.add(first, graph.by_reading(x).cpu().numpy())
+            kept.add(first, graph.by_reading(x)[: len(first)].cpu().numpy())
         return kept.finish()
     found = np.full(len(values), np.nan, np.float32)
     for first, x in _tiles(graph, windows, size):
-        found[first + length - 1] = graph(x).cpu().numpy()
+        found[first + length - 1] = graph(x)[: len(first)].cpu().numpy()
     return found
 
 
@@ -60,7 +64,7 @@ def causes(
     windows = _windows(values, apart, length, at, wanted)
     kept = ReadingScores(len(values), length, at, channels=values.shape[1])
     for first, x in _tiles(graph, windows, size):
-        kept.add(first, graph.errors(x).cpu().numpy())
+        kept.add(first, graph.errors(x)[: len(first)].cpu().numpy())
     return by_column(graph, kept.channel_errors()[wanted])
 
 
@@ -75,12 +79,16 @@ def by_column(graph: Graph, errors: Scores) -> Scores:
 
 
 def _tiles(graph: Graph, windows: Windows, size: int | None = None) -> Iterator[tuple[Places, Tensor]]:
-    """Tiles of a fixed number of windows (W, C, L) on the graph's device, with their first readings (W,)."""
+    """Tiles of a fixed number of windows (T, C, L) on the graph's device, with their first readings (W,); W is less than T in the last.
+
+    The last tile is filled up with copies of its last window: the same arithmetic then gives each window the same bits, however many
+    come after it.
+    """
     device = device_of(graph)
-    size = size or batch(graph, windows.shape, device)
+    size = size or min(batch(graph, windows.shape, device), TILES.get(device.type, TILES["cuda"]))
     for start in range(0, len(windows), size):
-        here = slice(start, start + size)
-        yield windows.starts[here].numpy().astype(np.int64), windows.values(here).to(device)
+        here = torch.arange(start, start + size).clamp_max(len(windows) - 1)
+        yield windows.starts[start : start + size].numpy().astype(np.int64), windows.values(here).to(device)
 
 
 def _windows(values: Tensor, apart: Bools, length: int, at: str, wanted: Bools | None) -> Windows:
@@ -104,8 +112,8 @@ def calibrate_all(graph: Graph, windows: Windows, calibration: Calibration) -> t
     kept, sums = ReadingScores(count, length, "all"), np.zeros(windows.shape[0])
     order = torch.argsort(windows.starts)
     for first, x in _tiles(graph, windows.take(order)):
-        kept.add(first, graph.by_reading(x).cpu().numpy())
-        sums += graph.errors(x)[:, :, -1].double().sum(0).cpu().numpy()
+        kept.add(first, graph.by_reading(x)[: len(first)].cpu().numpy())
+        sums += graph.errors(x)[: len(first), :, -1].double().sum(0).cpu().numpy()
     found = kept.finish()
     scored = np.flatnonzero(~np.isnan(found))
     whose = np.searchsorted(windows.readings.bounds.cpu().numpy(), scored, side="right") - 1
