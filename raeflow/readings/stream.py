@@ -102,7 +102,9 @@ class Stream:
         step = tick - own.tick if here == there else tick / here - own.tick / there
         if step <= 0:
             who = f"series {name!r}" if name else "the series"
-            raise RaeflowError(f"push: {who} has a reading at {kind.shown(tick)} after one at {own.kind.shown(own.tick)}: push them in order")
+            raise RaeflowError(
+                f"push: {who} has a reading at {kind.shown(tick)} after one at {own.kind.shown(own.tick)}: push them in order"
+            )
         return bool(step <= self.how.max_gap * own.step * (here if here == there else 1.0))
 
     def _keep(self, own: _Series, value: Tensor, follows: bool) -> None:

@@ -134,7 +134,17 @@ def summarise(done: Sequence[dict[str, Any]], fresh: Sequence[dict[str, Any]], s
         spent = max(s["ended"] for s in fresh) - min(s["started"] for s in fresh)
         rate = _total(fresh, "rows") / max(spent, 1e-9)
     every = [*done, *fresh]
-    return Summary(_total(every, "rows"), _total(every, "alerts"), len(every), len(done), seconds, str(out), rate, _total(every, "bad"), _total(every, "unscored"))
+    return Summary(
+        _total(every, "rows"),
+        _total(every, "alerts"),
+        len(every),
+        len(done),
+        seconds,
+        str(out),
+        rate,
+        _total(every, "bad"),
+        _total(every, "unscored"),
+    )
 
 
 def with_events(summary: Summary, detector: Detector, fragments: Sequence[Fragment], joined: Any) -> Summary:
