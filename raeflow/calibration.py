@@ -3,7 +3,8 @@
 Scores (N,) are higher for stranger rows; a row is flagged where its score exceeds the threshold.
 
 Rows that are equal fall in one split together, so a thousand copies of a row are one draw, not a thousand.
-Where rows repeat, the alert rate is told with as many draws as the different rows are worth (`_Draws`).
+Where rows repeat, the alert rate is told with as many draws as the different rows are worth (`_Draws`). Windows of a series
+that begin within one stretch of a window's length share most of their readings, and count as one draw likewise.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Threshold:
     alert_high: float
     """Its 95 % interval."""
     distinct: int | None = None
-    """Different rows of the calibrate split; None where nobody counted them."""
+    """Different rows of the calibrate split, of windows the stretches that they begin in; None where nobody counted them."""
     set_aside: int | None = None
     """Calibrate rows that cleaning set aside, whose scores count for the alert rate alone; None where nothing was cleaned."""
 
@@ -84,7 +85,8 @@ class Removed:
 def calibrate(chunks: Iterable[Tensor], calibration: Calibration, keys: Keys | None = None, removed: Removed | None = None) -> Threshold:
     """Scores (n,) of the calibrate split, chunk by chunk, to a threshold.
 
-    `keys` (n,) are equal where rows are (`raeflow.data.splits.row_keys`); without them all rows count as different.
+    `keys` (n,) are equal where rows count as one draw (`raeflow.data.resident.Resident.draws`); without them all rows count
+    as different.
 
     mean_std (k = 1 as in the source) and median_mad: the alert rate is the share of calibrate rows
     above the threshold, with the exact interval of Clopper and Pearson (1934).

@@ -2,7 +2,7 @@
 
 Models that err differently make up for each other, more than a judge of synthetic anomalies can see: so the best model of
 every variant has a vote, then the next best ones, unless the judge finds the committee clearly worse with it, by more than
-two standard errors of its own value, than the best model alone. (Adding the member that the judge likes best, for as long as
+one standard error of its own value, than the best model alone. (Adding the member that the judge likes best, for as long as
 it gains, as in Caruana, Niculescu-Mizil, Crew & Ksikes 2004, stops at one or two members and was worse on real anomalies.)
 Where anomalies may be left among the train rows, variants that a study names (`Study.firm`) vote in any case: the judge cannot tell
 what they are good for. The judge hears the members' scores of its own rows: nothing is trained, and nothing but validation rows is read.
@@ -32,7 +32,7 @@ COST, FREE = 8.0, 4e6
 """A committee's floating-point operations a row: so many times those of the best model alone, or so many where that is more."""
 LOOKUP = 200.0
 """Operations that one look-up of a tree takes the time of."""
-ERRORS = 2.0
+ERRORS = 1.0
 """Standard errors of the judge's value that a committee may be judged below the best model alone."""
 
 

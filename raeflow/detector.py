@@ -30,8 +30,8 @@ from torch import Tensor
 import raeflow
 from raeflow import checkpoint, heads, variants
 from raeflow.calibration import Moments, Removed, Threshold, calibrate, log_moments
-from raeflow.data.columns import to_table
 from raeflow.data import frames
+from raeflow.data.columns import to_table
 from raeflow.data.files import reason
 from raeflow.data.frames import is_arrow
 from raeflow.data.rows import Resident, RowSpec, Splits

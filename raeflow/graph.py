@@ -143,11 +143,13 @@ def _columns(model: Variant, head: Head, encoded: Tensor, last: bool) -> Tensor:
     length, own = encoded.shape[2], slice(-1, None) if last else slice(None)
     if head.name == heads.ERROR and model.localises:
         residual = heads.outputs(model, encoded, frozenset({"rebuilt"})).residual
-        return residual[:, :, own].square().mean(1)
+        squares: Tensor = residual[:, :, own].square().mean(1)
+        return squares
     seen = heads.outputs(model, encoded, head.needs)
     found = head.attribute(seen)
     if found is None:
-        return head(seen).float().unsqueeze(1).expand(-1, 1 if last else length)
+        score: Tensor = head(seen).float()
+        return score.unsqueeze(1).expand(-1, 1 if last else length)
     return found[:, :, own].float().mean(1)
 
 

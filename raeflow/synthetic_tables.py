@@ -1,7 +1,9 @@
 """Synthetic anomalies of tables with words, flags, clocks and gaps: each column changes as its kind can.
 
 The kinds are those of `raeflow.synthetic` for numbers, carried over: a column's values change together, so that a row
-stays one that a file could hold. N base rows, F encoded values, C columns.
+stays one that a file could hold. Counts and rates do so as well: an end that many rows share (no bytes, a rate of 1) is
+passed by none, and what takes few values takes one of these. Else a model has but to see -0.3 attempts to be preferred.
+N base rows, F encoded values, C columns.
 """
 
 from __future__ import annotations
@@ -21,6 +23,11 @@ from raeflow.synthetic._draws import other as other_row
 
 _GAP = 0.1
 """Share of the changes of a column that has gaps in train that take its value away."""
+SHARED = 0.1
+"""Share of rows that have the very same number, from which on it is a case of its own: no attempt, all of them, a full tank."""
+FEW = 0.5
+"""Different values of a number, as a share of rows, up to which they are all that it can take between its ends; what many rows
+share counts in neither."""
 
 
 def make(rows: Tensor, encoding: TableEncoding, count: int, seed: int) -> dict[str, Tensor]:
@@ -33,8 +40,7 @@ def make(rows: Tensor, encoding: TableEncoding, count: int, seed: int) -> dict[s
     """
     generator = torch.Generator().manual_seed(seed)
     normal = rows.detach().to("cpu", torch.float32)
-    blocks = _Blocks(encoding)
-    made = {}
+    blocks, made = _Blocks(encoding, normal), {}
     for name, maker in blocks.makers().items():
         base = normal[torch.randint(len(normal), (count,), generator=generator)]
         changed = keep_changed(base, maker(base, normal, generator), normal)
@@ -44,9 +50,9 @@ def make(rows: Tensor, encoding: TableEncoding, count: int, seed: int) -> dict[s
 
 
 class _Blocks:
-    """Which encoded values belong to which column, and what each column's can become."""
+    """Which encoded values belong to which column, and what each column's can become, as rows (N, F) show it."""
 
-    def __init__(self, encoding: TableEncoding) -> None:
+    def __init__(self, encoding: TableEncoding, rows: Tensor) -> None:
         self.encoding = encoding
         self.owner = encoding.owner.cpu()
         used = torch.zeros(len(encoding.columns), dtype=torch.bool)
@@ -61,6 +67,29 @@ class _Blocks:
         """Columns that can take another value of their kind: all but numbers without gaps."""
         shift, scale = encoding.level_shift.cpu(), encoding.level_scale.cpu()
         self.dark, self.light = -shift / scale, (1 - shift) / scale
+        self.low, self.high = torch.full((2, len(self.owner)), math.inf).mul(torch.tensor([[-1.0], [1.0]])).unbind()
+        """Ends (F,) that many rows share; infinite where there is none."""
+        self.cases = torch.full((len(self.owner), math.ceil(1 / SHARED)), math.nan)
+        """(F, A) values that many rows share."""
+        self.values: dict[int, Tensor] = {}
+        """All values, in order, of numbers that take few."""
+        self._see(rows)
+
+    def _see(self, rows: Tensor) -> None:
+        there = self._there(rows)
+        for at in self.moves.nonzero().flatten().tolist():
+            own = rows[there[:, at], at]
+            values, counts = torch.unique(own, return_counts=True)
+            if len(values) < 2:
+                continue
+            common = counts >= max(2.0, SHARED * len(own))
+            cases = values[common]
+            self.cases[at, : len(cases)] = cases
+            for end, bounds in ((0, self.low), (-1, self.high)):
+                if len(cases) and cases[end] == values[end]:
+                    bounds[at] = values[end]
+            if len(values) - len(cases) <= FEW * float(counts[~common].sum()):
+                self.values[at] = values
 
     def makers(self) -> dict[str, Maker]:
         """Kinds by name."""
@@ -87,26 +116,40 @@ class _Blocks:
 
     def stretched(self, x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         """As `synthetic.stretched`."""
-        return torch.where(self._moving(x), synthetic.stretched(x, rows, generator), x)
+        return self._legal(torch.where(self._moving(x), synthetic.stretched(x, rows, generator), x))
 
     def beyond(self, x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         """As `synthetic.beyond`."""
         other = other_row(x, rows, generator)
         step = (x - other) * log_uniform((len(x), 1), synthetic.BEYOND, generator)
-        return torch.where(self._moving(x, other), x + step, x)
+        return self._legal(torch.where(self._moving(x, other), x + step, x))
 
     def between(self, x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """As `synthetic.between`; columns that are no numbers, or a gap in one of the two rows, come whole from either of them."""
+        """As `synthetic.between`; what is no number, or in one of the two rows a gap or a value that many share, is that of either."""
         other = other_row(x, rows, generator)
         mixed = x + (other - x) * synthetic.halfway(len(x), generator)
         theirs = (torch.rand((len(x), len(self.kinds)), generator=generator) < 0.5)[:, self.owner]
-        return torch.where(self._moving(x, other), mixed, torch.where(theirs, other, x))
+        mixing = self._moving(x, other) & ~self._shared(x) & ~self._shared(other)
+        return self._legal(torch.where(mixing, mixed, torch.where(theirs, other, x)))
 
     def local(self, x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         """As `synthetic.local`."""
         first, second = synthetic.neighbours(x, rows, generator)
         step = (first - second) * log_uniform((len(x), 1), synthetic.STEPS, generator)
-        return torch.where(self._moving(x, first, second), x + step, x)
+        return self._legal(torch.where(self._moving(x, first, second), x + step, x))
+
+    def _legal(self, x: Tensor) -> Tensor:
+        """Rows (N, F) with no number past an end that many rows share, and those of few values at the nearest of these."""
+        x = x.maximum(self.low).minimum(self.high)
+        for at, values in self.values.items():
+            own = x[:, at].contiguous()
+            nearest = values[torch.searchsorted((values[1:] + values[:-1]) / 2, own)]
+            x[:, at] = torch.where((own >= values[0]) & (own <= values[-1]), nearest, own)
+        return x
+
+    def _shared(self, x: Tensor) -> Tensor:
+        """(N, F) bool: numbers that many rows have alike."""
+        return (x.unsqueeze(2) == self.cases).any(2)
 
     def _moving(self, *rows: Tensor) -> Tensor:
         """(N, F) bool: values of numbers that all of some rows (N, F) have."""

@@ -31,7 +31,7 @@ def study(study: Study, module: Any, arguments: argparse.Namespace) -> int:
         f"""
 report    {outcome.report}
 detector  {folder / "detector"}  (id {outcome.detector.id}, MLflow {outcome.model_uri})
-scored    {outcome.summary.out}  ({outcome.summary.rows:,} rows, {outcome.summary.alerts:,} alerts, {outcome.summary.bad:,} bad rows){_events(outcome.summary)}
+scored    {outcome.summary.out}  {_counted(outcome.summary)}
 search    {folder / "optuna.db"}
 lineage   {program("mlflow")} ui --backend-store-uri {shlex.quote(tracking)}
 
@@ -40,9 +40,10 @@ next      {_score(folder / "detector")}"""
     return 0
 
 
-def _events(summary: Any) -> str:
-    """One more line, of readings in order of time."""
-    return "" if summary.events is None else f"\nevents    {summary.events_at}  ({summary.events:,} events)"
+def _counted(summary: Any) -> str:
+    """Rows, alerts and bad rows; of readings in order of time one more line, on events."""
+    told = f"({summary.rows:,} rows, {summary.alerts:,} alerts, {summary.bad:,} bad rows)"
+    return told if summary.events is None else f"{told}\nevents    {summary.events_at}  ({summary.events:,} events)"
 
 
 def search(study: Study, _module: Any, arguments: argparse.Namespace) -> int:

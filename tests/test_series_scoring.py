@@ -25,7 +25,6 @@ from raeflow.data import load
 from raeflow.data.rows import Splits
 from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
-from raeflow.graph import Graph
 from raeflow.scoring import STAMP, planning
 from raeflow.study import Calibration, Data
 from raeflow.training import Fitted
@@ -238,7 +237,7 @@ def test_what_cannot_be_scored_is_refused_in_one_sentence(detector: Detector) ->
         with pytest.raises(RaeflowError, match=said):
             detector.score(odd)
     for act in (lambda: detector.score(table, at="first"), lambda: detector.score(np.zeros((1, 2, L)), at="all")):
-        with pytest.raises(RaeflowError, match="^at='"):
+        with pytest.raises(RaeflowError, match=r"^at='"):
             act()
     with pytest.raises(RaeflowError, match="a table of readings is scored and explained"):
         detector.reconstruct(table)

@@ -90,7 +90,7 @@ def test_gaps_are_whole_and_only_where_train_had_gaps(loaded, rows, made, kind):
 
 
 def test_what_is_no_number_is_altered_now_and_then_and_numbers_are_not(loaded, rows):
-    blocks = synthetic_tables._Blocks(loaded.encoding)
+    blocks = synthetic_tables._Blocks(loaded.encoding, rows)
     changed = blocks.altered(rows, rows, torch.Generator().manual_seed(0))
     by_column = loaded.encoding.by_column((changed - rows).square()) > 1e-6
     for i, column in enumerate(loaded.encoding.columns):
@@ -103,7 +103,7 @@ def test_what_is_no_number_is_altered_now_and_then_and_numbers_are_not(loaded, r
 
 @pytest.mark.parametrize("kind", ["stretched", "beyond", "local"])
 def test_rows_are_moved_by_their_numbers_alone(loaded, rows, kind):
-    blocks = synthetic_tables._Blocks(loaded.encoding)
+    blocks = synthetic_tables._Blocks(loaded.encoding, rows)
     changed = getattr(blocks, kind)(rows, rows, torch.Generator().manual_seed(0))
     numbers = [i for i, c in enumerate(loaded.encoding.columns) if c.name in ("number", "g_number", "tail")]
     moved = torch.isin(loaded.encoding.owner, torch.tensor(numbers)) & (torch.arange(rows.shape[1]) < loaded.encoding.sizes[0])
@@ -112,7 +112,7 @@ def test_rows_are_moved_by_their_numbers_alone(loaded, rows, kind):
 
 
 def test_between_rows_lies_what_both_have(loaded, rows):
-    changed = synthetic_tables._Blocks(loaded.encoding).between(rows, rows, torch.Generator().manual_seed(0))
+    changed = synthetic_tables._Blocks(loaded.encoding, rows).between(rows, rows, torch.Generator().manual_seed(0))
     numbers = loaded.encoding.sizes[0]
     assert bool((changed[:, :numbers] <= rows[:, :numbers].amax(0) + 1e-5).all())
     assert bool((changed[:, :numbers] >= rows[:, :numbers].amin(0) - 1e-5).all())
@@ -152,3 +152,56 @@ def test_rows_that_are_all_alike_are_refused(loaded, rows):
     assert set(synthetic_tables.make(still, loaded.encoding, 50, 0)) == {"altered"}, "one row alone can only be changed by its kinds"
     with pytest.raises(RaeflowError, match="all the same constant"):
         synthetic.make(torch.ones(50, 3), 50, 0)
+
+
+COUNTED = ("bytes", "rate", "retries", "tank")
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    """Rows as logs have them: most counts are zero, rates end in 0 and 1, a few whole numbers, and one number that is free."""
+    drawn = np.random.default_rng(0)
+    columns = {
+        "bytes": np.where(drawn.random(3000) < 0.6, 0, drawn.gamma(2.0, 40.0, 3000)),
+        "rate": np.clip(drawn.normal(0.5, 0.6, 3000), 0, 1).round(2),
+        "retries": drawn.poisson(3, 3000).astype(float),
+        "tank": np.minimum(drawn.gamma(8.0, 8.0, 3000), 70.0),
+        "free": drawn.standard_normal(3000),
+        "word": drawn.choice(["a", "b", "c"], 3000),
+    }
+    loaded = trained(tmp_path_factory.mktemp("log"), columns)
+    rows = loaded.encoding(loaded.train.x)
+    return loaded, rows, synthetic_tables.make(rows, loaded.encoding, COUNT, seed=0)
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_no_number_passes_an_end_that_many_rows_share(log, kind):
+    loaded, rows, made = log
+    for name, low, high in (("bytes", True, False), ("rate", True, True), ("tank", False, True)):
+        known, values = block(loaded, name, rows), block(loaded, name, made[kind])
+        assert not low or bool((values >= known.min()).all()), name
+        assert not high or bool((values <= known.max()).all()), name
+    far = block(loaded, "free", made[kind])
+    assert kind == "between" or bool((far < block(loaded, "free", rows).min()).any()), "an end of one row is no bound"
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_numbers_of_few_values_take_one_of_these_between_their_ends(log, kind):
+    loaded, rows, made = log
+    for name in ("rate", "retries"):
+        known, values = block(loaded, name, rows), block(loaded, name, made[kind])
+        inside = ((values >= known.min()) & (values <= known.max())).squeeze(1)
+        assert bool(among(values[inside], known).all()), name
+        assert len(torch.unique(values[inside])) > 5
+
+
+def test_between_two_rows_a_value_that_many_share_is_no_way_but_a_case(log):
+    loaded, rows, _ = log
+    drawn = torch.Generator().manual_seed(0)
+    changed = synthetic_tables._Blocks(loaded.encoding, rows).between(rows, rows, drawn)
+    before, after, free = (block(loaded, "bytes", rows), block(loaded, "bytes", changed), block(loaded, "free", changed))
+    idle = before.min()
+    assert bool(among(after[before == idle][:, None], before).all()), "beside no bytes there is no half of what another row has"
+    moved = (before > idle) & ~among(after, before)[:, None]
+    assert 0.2 < float(moved.sum() / (before > idle).sum()) < 0.6, "two rows with bytes have something between them"
+    assert not bool(among(free, block(loaded, "free", rows)).all())

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from raeflow.data import splits
-from raeflow.data.timeline import Bools, Floats, Order, Places, median_step
+from raeflow.data.order import Bools, Floats, Order, Places, median_step
 
 Split = np.ndarray[Any, np.dtype[np.uint8]]
 NOWHERE = 255

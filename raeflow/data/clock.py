@@ -116,6 +116,7 @@ def read_keys(units: Sequence[Unit], time: str, series: str | None, split: str |
         elif split is not None:
             given[here] = splits.spoken(table[split], split, where)
         at += unit.rows
+    pa.default_memory_pool().release_unused()  # the values come next, and want the room
     return Keys(ticks, codes, tuple(known) or ("",), given, kind)
 
 

@@ -58,7 +58,8 @@ def make_plan(data: Data) -> Plan:
     target = sniff_target(spec, data.target, footers[0]) if data.target is not None else None
     reader = _reader(data, spec, target, roles)
     size = math.prod(spec.stored) * (2 if target else 1)
-    units = tuple(unit for given, listed in roles for footer in listed for unit in _units(footer, given, data.label, size))
+    held = size if data.time is None else 2 * size  # readings are held whole, so less is decoded beside them at a time
+    units = tuple(unit for given, listed in roles for footer in listed for unit in _units(footer, given, data.label, held))
     given = {unit.given for unit in units if unit.given is not None}
     if reader.split is not None:
         given |= _spoken(reader.split, units)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from raeflow.data import blocks, splits, timeline
+from raeflow.data import blocks, splits
 from raeflow.data.blocks import Layout
 from raeflow.data.clock import Keys, Kind, read_keys
 from raeflow.data.encoding import TableEncoding
@@ -23,11 +23,11 @@ from raeflow.data.encoding.lexicon import Lexicon, move
 from raeflow.data.encoding.series import SeriesEncoding, encode_all
 from raeflow.data.encoding.sketch import chunks
 from raeflow.data.learning import learn
+from raeflow.data.order import Bools, Floats, Order, Places, Starts, gaps, ordered, refuse_changes, starts
 from raeflow.data.plan import Plan
 from raeflow.data.reading import Part, Reader
 from raeflow.data.resident import Rows
 from raeflow.data.rows import RowSpec, Splits, Windowing
-from raeflow.data.timeline import Bools, Floats, Places, Starts
 from raeflow.data.windows import Readings, Windows
 from raeflow.errors import EmptySplit, RaeflowError
 from raeflow.study import SPLITS, Data
@@ -50,11 +50,7 @@ def load_series(plan: Plan) -> Splits:
     series whose step changes for good, and where a split gets no window.
     """
     data = plan.data
-    if plan.rows * plan.row_bytes > data.memory:
-        raise RaeflowError(
-            f"Data(time={data.time!r}): {plan.rows:,} readings take {plan.rows * plan.row_bytes:,} bytes, more than "
-            f"Data(memory={data.memory:,}) holds; readings in order of time are not streamed yet: allow more memory"
-        )
+    _refuse_large(plan, plan.rows * plan.row_bytes)
     scheme = _scheme(plan)
     held = {code: _Held(plan, scheme, code) for code in plan.decided}
     lexicon = _read(plan, scheme, held)
@@ -62,10 +58,13 @@ def load_series(plan: Plan) -> Splits:
     spec, encoding, moved = learn(data, plan.reader.spec, lexicon, train.normal_chunks(), train.normal_chunks, lambda: None)
     move([Rows(part.values) for part in held.values()], moved)
     channels = encoding.shape[0] if isinstance(encoding, TableEncoding) else spec.shape[0]
-    series = SeriesEncoding(encoding, scheme.names, channels, data.scale_by == "series")
-    series.steps.copy_(torch.from_numpy(scheme.steps))
-    if series.own:
-        for place, (first, end) in enumerate(train.ranges()):
+    _refuse_large(plan, 4 * channels * plan.rows)
+    known = np.flatnonzero(np.diff(train.bounds))  # a series that train does not have is one that the detector will not know
+    series = SeriesEncoding(encoding, [scheme.names[s] for s in known], channels, data.scale_by == "series")
+    series.steps.copy_(torch.from_numpy(scheme.steps[known]))
+    for name, first, end in train.ranges() if series.own else ():
+        place = series.place(name)
+        if place is not None:
             series.fit_own(place, train.values[first:end])
     ready = {code: held.pop(code).windows(series) for code in plan.decided}
     kind = scheme.kind
@@ -79,6 +78,14 @@ def load_series(plan: Plan) -> Splits:
     )  # fmt: skip
 
 
+def _refuse_large(plan: Plan, size: int) -> None:
+    if size > plan.data.memory:
+        raise RaeflowError(
+            f"Data(time={plan.data.time!r}): {plan.rows:,} readings take {size:,} bytes, more than Data(memory={plan.data.memory:,}) "
+            "holds; readings in order of time are not streamed yet: allow more memory"
+        )
+
+
 @dataclass(frozen=True)
 class _Scheme:
     """What the keys say: which split each reading is in, where it lies there, and what follows what."""
@@ -88,8 +95,8 @@ class _Scheme:
     layout: Layout
     bounds: Places
     """(S + 1,) of the readings in order."""
-    gaps: Bools
-    """(R,) in order."""
+    apart: dict[int, Bools]
+    """For each split that is decided, (n,) which of its readings do not follow the one before."""
     steps: Floats
     """(S,) usual step of each series, in ticks."""
     usual: float
@@ -109,7 +116,7 @@ def _scheme(plan: Plan) -> _Scheme:
         unit = plan.units[int(np.searchsorted(firsts, row, side="right")) - 1]
         return f"{unit.piece.uri}, row {unit.first + row - int(firsts[plan.units.index(unit)])}"
 
-    order = timeline.ordered(keys, where)
+    order = ordered(keys, where)
     given = keys.given if order.rows is None else keys.given[order.rows]
     if len(reader.codes) < 2:
         split = given
@@ -118,15 +125,17 @@ def _scheme(plan: Plan) -> _Scheme:
     else:
         split = blocks.by_time(given, order.bounds, reader.codes, reader.ends, data.window)
     steps, usual = blocks.steps_of(order, split)
-    timeline.refuse_changes(order, keys, steps, data.max_gap, data.window)
-    gaps = timeline.gaps(order.ticks, order.bounds, steps, data.max_gap)
-    told = _told(data, keys, order, gaps, usual)
+    refuse_changes(order, keys, steps, data.max_gap, data.window)
+    after_gaps = gaps(order.ticks, order.bounds, steps, data.max_gap)
+    told = _told(data, keys, order, after_gaps, usual)
     layout = Layout(split, order)
+    apart = {code: layout.apart(after_gaps, code) for code in plan.decided}
     # The keys themselves go before the values come, which take as much again.
-    return _Scheme(keys.names, keys.kind, layout, order.bounds, gaps, steps, usual, told, order.ticks[split == splits.TEST])
+    tested = order.ticks[split == splits.TEST]
+    return _Scheme(keys.names, keys.kind, layout, order.bounds, apart, steps, usual, told, tested)
 
 
-def _told(data: Data, keys: Keys, order: timeline.Order, gaps: Bools, usual: float) -> tuple[str, ...]:
+def _told(data: Data, keys: Keys, order: Order, after_gaps: Bools, usual: float) -> tuple[str, ...]:
     """What became of the readings, in sentences; refused where no run of them holds a window."""
     sizes = np.diff(order.bounds)
     short = [keys.names[int(s)] for s in np.flatnonzero(sizes < data.window)]
@@ -135,8 +144,8 @@ def _told(data: Data, keys: Keys, order: timeline.Order, gaps: Bools, usual: flo
         raise RaeflowError(
             f"Data(window={data.window}): the longest of {many} has {int(sizes.max())} readings, fewer than a window; choose a shorter one"
         )
-    longest = int(np.diff(np.append(np.flatnonzero(gaps), len(gaps))).max())
-    holes = int(gaps.sum()) - len(sizes)
+    longest = int(np.diff(np.append(np.flatnonzero(after_gaps), len(after_gaps))).max())
+    holes = int(after_gaps.sum()) - len(sizes)
     step = keys.kind.lasting(usual)
     if longest < data.window:
         raise RaeflowError(
@@ -144,7 +153,8 @@ def _told(data: Data, keys: Keys, order: timeline.Order, gaps: Bools, usual: flo
             f"step is {step}, and {holes:,} steps are above {data.max_gap:g} times that; choose a shorter window or a larger max_gap"
         )
     found = [
-        f"{len(gaps):,} readings of {many}, one every {step}, with {holes:,} gaps" + (", put in order" if order.rows is not None else "")
+        f"{len(after_gaps):,} readings of {many}, one every {step}, with {holes:,} gaps"
+        + (", put in order" if order.rows is not None else "")
     ]
     if short:
         more = f" and {len(short) - NAMED:,} more" if len(short) > NAMED else ""
@@ -159,10 +169,10 @@ class _Held:
 
     def __init__(self, plan: Plan, scheme: _Scheme, code: int) -> None:
         spec, count = plan.reader.spec, int(scheme.layout.counts[code])
-        self.plan, self.code = plan, code
+        self.plan, self.code, self.names = plan, code, scheme.names
         self.values = torch.empty((count, *spec.stored), dtype=torch.uint8 if spec.dtype == "uint8" else torch.float32)
         self.bounds = scheme.layout.bounds(scheme.bounds, code)
-        self.apart = scheme.layout.apart(scheme.gaps, code)
+        self.apart = scheme.apart.pop(code)
         self.normal = None if plan.reader.normal is None else np.ones(count, np.bool_)
         self.truth: Bools | None = np.zeros(count, np.bool_) if _may_tell(plan.reader) else None
         self.ticks = scheme.ticks if code == splits.TEST else None
@@ -190,27 +200,30 @@ class _Held:
             at += len(chunk)
             yield chunk if keep is None or keep.all() else chunk[torch.from_numpy(keep)]
 
-    def ranges(self) -> Iterator[tuple[int, int]]:
-        """First reading and end of each series."""
-        return zip(self.bounds[:-1].tolist(), self.bounds[1:].tolist(), strict=True)
+    def ranges(self) -> Iterator[tuple[str, int, int]]:
+        """Each series with its first reading and its end."""
+        return zip(self.names, self.bounds[:-1].tolist(), self.bounds[1:].tolist(), strict=True)
 
     def windows(self, encoding: SeriesEncoding) -> tuple[Windows, Windows]:
-        """Windows of normal readings alone, and all windows, the first ones first."""
+        """Windows of normal readings alone, and all windows: of test in order, of the others the normal ones first."""
         data = self.plan.data
         stride = data.stride if self.code in (splits.TRAIN, splits.VALIDATE) else 1
-        found = timeline.starts(self.apart, data.window, stride)
+        found = starts(self.apart, data.window, stride)
         normal: Starts = found
-        if self.normal is not None and not self.normal.all():
+        if self.normal is not None and self.code != splits.TEST:
             apart = self.apart | ~self.normal
             apart[1:] |= ~self.normal[:-1]
-            normal = timeline.starts(apart, data.window, stride)
+            normal = starts(apart, data.window, stride)
             found = np.concatenate([normal, np.setdiff1d(found, normal, assume_unique=True)])
-        if not len(normal if self.code != splits.TEST else found):
+        if not len(normal):
             self._refuse()
-        parts = [(first, end, place) for place, (first, end) in enumerate(self.ranges())]
-        own = None if self.ticks is None else torch.from_numpy(self.ticks)
-        truth = None if self.ticks is None or self.truth is None else torch.from_numpy(self.truth)
-        readings = Readings(encode_all(encoding, self.values, parts), torch.from_numpy(self.bounds), own, truth)
+        parts = (
+            [(first, end, encoding.place(name)) for name, first, end in self.ranges()] if encoding.own else [(0, len(self.values), None)]
+        )
+        readings = Readings(encode_all(encoding, self.values, parts), torch.from_numpy(self.bounds))
+        if self.ticks is not None:
+            truth = None if self.truth is None else torch.from_numpy(self.truth)
+            readings = replace(readings, names=self.names, ticks=torch.from_numpy(self.ticks), anomaly=truth)
         every = Windows(readings, torch.from_numpy(found), data.window, self._anomalies(found))
         return every.take(slice(0, len(normal))), every
 
@@ -227,9 +240,10 @@ class _Held:
         why = f"its {len(self.values):,} readings have runs of {longest} at most without a gap or a change of series"
         if self.normal is not None and longest >= data.window:
             why += f", and Data(normal={self.plan.reader.normal}) leaves no window of normal ones"
+        whole = "" if data.split_by == "series" or data.series is None else ", or divide by whole series with Data(split_by='series')"
         raise EmptySplit(
-            f"Data(window={data.window}, fractions={data.fractions!r}): the {name} split has no window ({why}); give it a larger share, "
-            "choose a shorter window, or divide by whole series with Data(split_by='series')"
+            f"Data(window={data.window}, fractions={data.fractions!r}): the {name} split has no window ({why}); give it a larger share or "
+            f"choose a shorter window{whole}"
         )
 
 

@@ -81,7 +81,7 @@ def _filled(data: Data, chosen: NamedSet) -> dict[str, Any]:
             fields["test"] = tuple(paths[name] for name in chosen.test)
     known: dict[str, Any] = {"label": chosen.label, "split": chosen.split, "columns": chosen.columns}
     if data.columns in (None, chosen.columns):
-        known |= {"target": chosen.target, "shape": chosen.shape, "layout": chosen.layout}
+        known |= {"target": chosen.target, "shape": chosen.shape, "layout": chosen.layout} if data.time is None else {}
     if chosen.flags and data.contamination is None:  # who asks for cleaning has the set as nobody has labelled it
         known["normal"] = ((chosen.label, "==", 0),)
     return fields | {name: value for name, value in known.items() if getattr(data, name) is None}

@@ -26,13 +26,15 @@ class Readings:
     """(R, C) float32, by series, then by time."""
     bounds: Tensor
     """(S + 1,) int64: where each series begins."""
+    names: tuple[str, ...] = ()
+    """Of the S series, in the test split."""
     ticks: Tensor | None = None
     """(R,) clock of the test split's readings, in `Windowing.unit`; None of other splits."""
     anomaly: Tensor | None = None
     """(R,) bool: which of the test split's readings are anomalies, where that is known."""
 
     def __reduce__(self) -> Any:
-        return _readings, tuple(map(as_array, (self.values, self.bounds, self.ticks, self.anomaly)))
+        return _readings, (as_array(self.values), as_array(self.bounds), self.names, as_array(self.ticks), as_array(self.anomaly))
 
     def to(self, device: torch.device | str) -> Readings:
         """The same readings on a device."""
@@ -68,15 +70,12 @@ class Windows(Resident):
     def values(self, index: Tensor | slice = slice(None)) -> Tensor:
         """(n, C, L), always a copy."""
         values, starts = self.readings.values, self.starts[index if isinstance(index, slice) else index.to(self.starts.device)]
+        if not len(starts):
+            return values.new_empty((0, *self.shape))
         if values.device.type == "cpu":  # numpy gathers views twice as fast as torch
-            views = (
-                np.lib.stride_tricks.sliding_window_view(values.numpy(), self.length, axis=0) if len(starts) else values.numpy()[:, :, None]
-            )
-            gathered = torch.from_numpy(views[starts.numpy()])
-            return gathered if len(starts) else gathered.expand(0, *self.shape)
-        size = (max(0, len(values) - self.length + 1), *self.shape)
-        found: Tensor = values.as_strided(size, (values.stride(0), values.stride(1), values.stride(0)))[starts.long()]
-        return found
+            views = np.lib.stride_tricks.sliding_window_view(values.numpy(), self.length, axis=0)
+            return torch.from_numpy(np.ascontiguousarray(views[starts.numpy()]))
+        return gathered(values, starts, self.length)
 
     def take(self, index: Tensor | slice) -> Windows:
         """See `Resident.take`."""
@@ -111,8 +110,15 @@ class Windows(Resident):
         return torch.equal(other.starts, self.starts[: len(other)])
 
 
-def _readings(*arrays: Any) -> Readings:
-    return Readings(*map(as_tensor, arrays))
+def gathered(values: Tensor, starts: Tensor, length: int) -> Tensor:
+    """(n, C, L) windows of readings (R, C), on whatever device they are."""
+    size = (len(values) - length + 1, values.shape[1], length)
+    views = values.as_strided(size, (values.stride(0), values.stride(1), values.stride(0)))
+    return views[starts.long()].contiguous()
+
+
+def _readings(values: Any, bounds: Any, names: tuple[str, ...], ticks: Any, anomaly: Any) -> Readings:
+    return Readings(as_tensor(values), as_tensor(bounds), names, as_tensor(ticks), as_tensor(anomaly))
 
 
 def _windows(readings: Readings, starts: Any, length: int, anomaly: Any) -> Windows:

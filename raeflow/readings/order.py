@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raeflow.data import timeline
 from raeflow.data.clock import PER_SECOND, Keys, Kind
 from raeflow.data.encoding.series import SeriesEncoding, encode_all
+from raeflow.data.order import Bools, Floats, Order, Places, Where, gaps, ordered
 from raeflow.data.rows import Windowing
-from raeflow.data.timeline import Bools, Floats, Places, Where
 from raeflow.errors import RaeflowError
 
 Part = tuple[int, int, str]
@@ -30,7 +29,7 @@ Part = tuple[int, int, str]
 class Ordered:
     """Readings by series, then by time, and where they break off."""
 
-    order: timeline.Order
+    order: Order
     apart: Bools
     """(R,) in order: whether a reading does not follow the one before it."""
     names: tuple[str, ...]
@@ -75,9 +74,9 @@ def put_in_order(keys: Keys, where: Where, how: Windowing, encoding: SeriesEncod
         kinds = ("plain numbers", "moments")
         has, had = kinds[bool(keys.kind.unit)], kinds[bool(how.unit)]
         raise RaeflowError(f"the clock {how.time!r} holds {has}, but this detector learnt its steps from {had}")
-    order = timeline.ordered(keys, where)
+    order = ordered(keys, where)
     steps = usual_steps(keys.names, how, encoding) * ticks_per(keys.kind, how)
-    return Ordered(order, timeline.gaps(order.ticks, order.bounds, steps, how.max_gap), keys.names, keys.kind)
+    return Ordered(order, gaps(order.ticks, order.bounds, steps, how.max_gap), keys.names, keys.kind)
 
 
 def usual_steps(names: Sequence[str], how: Windowing, encoding: SeriesEncoding) -> Floats:

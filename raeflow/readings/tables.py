@@ -14,9 +14,9 @@ from torch import Tensor
 from raeflow.data import frames
 from raeflow.data.clock import Keys, table_keys
 from raeflow.data.encoding.series import SeriesEncoding
+from raeflow.data.order import Bools, Places
 from raeflow.data.rows import Windowing
 from raeflow.data.tensors import to_tensor
-from raeflow.data.timeline import Bools, Places
 from raeflow.devices import device_of
 from raeflow.graph import Graph
 from raeflow.readings.order import Ordered, encoded, put_in_order
@@ -97,4 +97,5 @@ class Tables:
         ordered = found.ordered
         errors = causes(self.graph, found.values, ordered.apart, self.how.window, found.at, wanted[ordered.rows], self.size)
         places = np.cumsum(wanted[ordered.rows]) - 1
-        return errors[places[ordered.ranks[np.flatnonzero(wanted)]]]
+        own: npt.NDArray[np.float32] = errors[places[ordered.ranks[np.flatnonzero(wanted)]]]
+        return own

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from raeflow.calibration import Threshold, calibrate
-from raeflow.data import timeline
 from raeflow.data.encoding import TableEncoding
 from raeflow.data.encoding.series import SeriesEncoding
+from raeflow.data.order import Bools, Places, starts
 from raeflow.data.rows import RowSpec
-from raeflow.data.timeline import Bools, Places
 from raeflow.data.windows import Readings, Windows
 from raeflow.devices import device_of
 from raeflow.errors import RaeflowError
@@ -43,7 +42,10 @@ def check_at(at: str) -> None:
 def scores(
     graph: Graph, values: Tensor, apart: Bools, length: int, at: str = "last", wanted: Bools | None = None, size: int | None = None
 ) -> Scores:
-    """(R,) scores of encoded readings (R, C) in order, NaN where there is none; `wanted` (R,) leaves windows out that score none of these."""
+    """(R,) scores of encoded readings (R, C) in order, NaN where there is none.
+
+    With `wanted` (R,) windows are left out that score none of these.
+    """
     windows = _windows(values, apart, length, at, wanted)
     if at == "all":
         kept = ReadingScores(len(values), length, at)
@@ -75,7 +77,7 @@ def by_column(graph: Graph, errors: Scores) -> Scores:
     reading = encoding.reading
     if not isinstance(reading, TableEncoding):
         return errors
-    return reading.by_column(torch.from_numpy(errors).to(device_of(reading))).cpu().numpy()  # type: ignore[no-any-return]
+    return reading.by_column(torch.from_numpy(errors).to(device_of(reading))).cpu().numpy()
 
 
 def _tiles(graph: Graph, windows: Windows, size: int | None = None) -> Iterator[tuple[Places, Tensor]]:
@@ -92,7 +94,7 @@ def _tiles(graph: Graph, windows: Windows, size: int | None = None) -> Iterator[
 
 
 def _windows(values: Tensor, apart: Bools, length: int, at: str, wanted: Bools | None) -> Windows:
-    found = timeline.starts(apart, length, 1)
+    found = starts(apart, length, 1)
     if wanted is not None and at == "last":
         found = found[wanted[found + length - 1]]
     elif wanted is not None:

@@ -6,7 +6,7 @@ N rows of the test split; nothing here is ever seen by a search, a training or a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from raeflow import heads, metrics
+from raeflow.data.rows import Resident
 from raeflow.data.scaling import scaled_rows
 from raeflow.data.windows import Windows
 from raeflow.detector import Detector
@@ -22,13 +23,15 @@ from raeflow.report.readings import figures, last_readings
 from raeflow.stored import load_fitted
 
 if TYPE_CHECKING:
-    from raeflow.data.rows import Resident, Splits
+    from raeflow.data.rows import RowSource, Splits
     from raeflow.selection import Trial
 
 BLOCK = 1 << 14
 """Test rows that are scaled at a time."""
 FOREST_ROWS = 200_000
 """Train rows that the forest is given of a stream; each of its trees draws 256 of them."""
+FOREST_VALUES = 1 << 26
+"""Values of all the windows that it is given, which lie in memory once, at most."""
 NEIGHBOURS = 5
 KNN_ROWS = 1_000, 20_000
 """Train rows, chosen by chance, whose distances kNN measures: fewest and most."""
@@ -58,7 +61,8 @@ def judge_test(detector: Detector, splits: Splits) -> dict[str, float]:
     """AUROC, average precision, and accuracy, precision, recall, F1 and alert rates at the threshold, on the test split.
 
     `alert_rate` is the share of all rows flagged, `false_alarm_rate` that of the normal ones; `rows` and
-    `anomalies` are counts. Of readings in order of time also the figures of `raeflow.series_metrics`. Empty where no truth is known, or all test rows are of one kind.
+    `anomalies` are counts. Of readings in order of time also the figures of `raeflow.series_metrics`.
+    Empty where no truth is known, or all test rows are of one kind.
     """
     flags = truth(splits)
     if flags is None or splits.test is None:
@@ -115,8 +119,9 @@ def forest_scores(splits: Splits, rows: Resident, seed: int = 0) -> Floats:
     """(N,) scores that the baseline, fitted on train, gives to rows; higher is stranger."""
     from sklearn.ensemble import IsolationForest
 
-    forest = IsolationForest(random_state=seed).fit(_flat(splits, splits.train, FOREST_ROWS))
-    return np.asarray(-forest.score_samples(_flat(splits, rows)))
+    train = splits.train.most(FOREST_VALUES) if isinstance(splits.train, Resident) else splits.train
+    forest = IsolationForest(random_state=seed).fit(_first(splits, train, FOREST_ROWS))
+    return np.concatenate([-forest.score_samples(part) for part in _flat(splits, rows)])
 
 
 def neighbour_scores(splits: Splits, rows: Resident, seed: int = 0) -> Floats:
@@ -127,7 +132,7 @@ def neighbour_scores(splits: Splits, rows: Resident, seed: int = 0) -> Floats:
     count = max(least, min(most, KNN_WORK // (max(len(rows), 1) * math.prod(splits.spec.shape))))
     known = scaled_rows(splits.encoding, splits.some_train(count, seed).values()).flatten(1).numpy()
     found = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(known))).fit(known)
-    return np.asarray(found.kneighbors(_flat(splits, rows))[0].mean(1))
+    return np.concatenate([found.kneighbors(part)[0].mean(1) for part in _flat(splits, rows)])
 
 
 def judge_trial(trial: Trial, splits: Splits) -> dict[str, float]:
@@ -147,13 +152,19 @@ def judge_trial(trial: Trial, splits: Splits) -> dict[str, float]:
     return ranked(flags, np.nan_to_num(strange, nan=np.inf, posinf=np.inf, neginf=-np.inf))
 
 
-def _flat(splits: Splits, rows: Any, most: int | None = None) -> Floats:
-    """Scaled rows (n, values), the first `most` of them."""
-    parts, count = [], 0
-    for raw in rows.batches(4096):
+def _flat(splits: Splits, rows: RowSource) -> Iterator[Floats]:
+    """Scaled rows (n, values), piece by piece."""
+    for raw in rows.batches(BLOCK):
         scaled = splits.encoding(raw.x.cpu())
-        parts.append(scaled.reshape(len(scaled), -1).numpy())
-        count += len(scaled)
-        if most is not None and count >= most:
+        yield scaled.reshape(len(scaled), -1).numpy()
+
+
+def _first(splits: Splits, rows: RowSource, most: int) -> Floats:
+    """The first scaled rows (n, values), at most so many."""
+    parts, count = [], 0
+    for part in _flat(splits, rows):
+        parts.append(part)
+        count += len(part)
+        if count >= most:
             break
     return np.concatenate(parts)[:most]

@@ -5,6 +5,7 @@ R readings, N windows, each of which stands for its last reading; C columns of a
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,7 @@ def tested(splits: Splits, scores: Values) -> Tested | None:
         return None
     ticks = pa.array(test.readings.ticks.numpy())
     time = ticks.cast(pa.timestamp(how.unit, "UTC" if how.zoned else None)) if how.unit else ticks
-    names, bounds = splits.encoding.names, test.readings.bounds.numpy()
+    names, bounds = test.readings.names, test.readings.bounds.numpy()
     series = None if names == ("",) else [name for name, count in zip(names, np.diff(bounds), strict=True) for _ in range(int(count))]
     own, every = last_readings(test), np.full(len(ticks), np.nan, np.float32)
     every[own] = scores
@@ -155,8 +156,9 @@ def _listed(listed: pa.Table) -> str:
 def _decoded(splits: Splits, found: Tested) -> Values:
     """(R, C) the readings in their own units."""
     reading = splits.spec.windows.reading  # type: ignore[union-attr]
-    values, bounds = found.windows.readings.values, found.windows.readings.bounds.tolist()
-    parts = [splits.encoding.decode(values[a:b], place) for place, (a, b) in enumerate(zip(bounds[:-1], bounds[1:], strict=True))]
+    held, encoding = found.windows.readings, splits.encoding
+    bounds = itertools.pairwise(held.bounds.tolist())
+    parts = [encoding.decode(held.values[a:b], encoding.place(name)) for name, (a, b) in zip(held.names, bounds, strict=True)]
     stored: Values = torch.cat(parts).numpy()
     return stored[:, list(reading.places)] if reading.table else stored
 

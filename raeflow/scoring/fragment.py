@@ -41,6 +41,8 @@ LISTED = 5
 """Bad rows that a message names."""
 OBJECT_STORES = ("s3", "gcs", "abfs")  # they have no folders to make
 _ENCODINGS = ("BYTE_STREAM_SPLIT", "DELTA_BINARY_PACKED", "DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY")
+Told = Callable[[], tuple[list[pa.Array], int, int]]
+"""What scoring adds to a chunk, how many of its rows raise an alert, and how many sound ones have no score."""
 _WIDTHS = {"INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8}
 
 
@@ -94,9 +96,9 @@ class Stopped(Exception):  # noqa: N818
 def score_fragment(detector: Detector, fragment: Fragment, stopped: Callable[[], bool] | None = None) -> dict[str, Any]:
     """Read, score, write and commit one fragment.
 
-    Returns statistics: rows, alerts, bad (rows), unscored (readings that no window gives a score to), first_bad (the first bad row
-    and its problem, or nothing), started and ended (seconds since the epoch), input, output. Where `stopped` says so the work ends between two
-    chunks with nothing committed. Raises RaeflowError with file and row groups for what cannot be read,
+    Returns statistics: rows, alerts, bad (rows), unscored (readings that no window gives a score to), first_bad (the first
+    bad row and its problem, or nothing), started and ended (seconds since the epoch), input, output. Where `stopped` says so
+    the work ends between two chunks with nothing committed. Raises RaeflowError with file and row groups for what cannot be read,
     scored or written, BadRowsError for bad rows where the fragment is to `refuse` them.
     """
     started, out = time.time(), fragment.out
@@ -150,31 +152,19 @@ def _write(detector: Detector, fragment: Fragment, sink: Any, stopped: Callable[
                     raise Stopped
                 yield stored, restored(stored, own) if loose else stored
 
-        scored = None
-        if fragment.halo is not None:
-            # Windows reach over the borders of chunks: all own rows are read and scored before the first is written.
-            asked = list(dict.fromkeys(detector.spec.columns))
-            scored = readings.score_rows(detector, fragment, fragment.halo, (chunk for _, chunk in chunks(asked)))
+        take = _taker(detector, fragment, (chunk for _, chunk in chunks(list(dict.fromkeys(detector.spec.columns)))))
         with pq.ParquetWriter(sink, schema, **writing(parquet.metadata, own, schema, fragment)) as writer:
             for stored, chunk in chunks(read):
-                if scored is None:
-                    sifted = sift(chunk, detector.spec, f"{piece.uri}, {named(fragment.groups)}")
-                    problems = sifted.problems
-                else:
-                    problems = scored.problems_of(rows, chunk.num_rows)
+                problems, scored = take(chunk, rows)
                 at, few = fragment.first + rows, itertools.islice(problems.items(), LISTED - len(listed))
                 listed += [f"row {at + row}: {problem}" for row, problem in few]
                 rows, bad = rows + chunk.num_rows, bad + len(problems)
                 if bad and fragment.refuse:
                     continue  # to find the others
-                if scored is None:
-                    told, count = _added(detector, sifted, chunk.num_rows)
-                else:
-                    told, count, without = scored.added(detector, rows - chunk.num_rows, chunk.num_rows)
-                    unscored += without
+                told, count, without = scored()
                 columns = [stored.column(name) if name in loose else chunk.column(name) for name in fragment.columns]
                 writer.write_table(pa.table([*columns, *told], schema=schema), row_group_size=chunk.num_rows)
-                alerts += count
+                alerts, unscored = alerts + count, unscored + without
             if rows != fragment.rows:
                 raise RaeflowError(f"{piece.uri}: {rows} rows where its footer tells of {fragment.rows}: it changed while it was read")
             if bad and fragment.refuse:
@@ -183,6 +173,24 @@ def _write(detector: Detector, fragment: Fragment, sink: Any, stopped: Callable[
             statistics = {"rows": rows, "alerts": alerts, "bad": bad, "unscored": unscored, "first_bad": listed[0] if listed else ""}
             writer.add_key_value_metadata({STAMP: json.dumps({**json.loads(fragment.stamp), "statistics": statistics})})
     return statistics
+
+
+def _taker(detector: Detector, fragment: Fragment, chunks: Iterator[pa.Table]) -> Callable[[pa.Table, int], tuple[dict[int, str], Told]]:
+    """What takes a chunk, which begins at some row, and gives its bad rows and what tells what scoring adds to it.
+
+    Rows are scored chunk by chunk. Windows of readings reach over the borders of chunks, so all own rows are read from `chunks`, and
+    scored, before the first is written.
+    """
+    if fragment.halo is not None:
+        own = readings.score_rows(detector, fragment, fragment.halo, chunks)
+        return lambda chunk, first: (own.problems_of(first, chunk.num_rows), lambda: own.added(detector, first, chunk.num_rows))
+    where = f"{fragment.piece.uri}, {named(fragment.groups)}"
+
+    def take(chunk: pa.Table, first: int) -> tuple[dict[int, str], Told]:  # noqa: ARG001 - rows know no order
+        sifted = sift(chunk, detector.spec, where)
+        return sifted.problems, lambda: (*_added(detector, sifted, chunk.num_rows), 0)
+
+    return take
 
 
 def _added(detector: Detector, sifted: Sifted, count: int) -> tuple[list[pa.Array], int]:

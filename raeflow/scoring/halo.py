@@ -17,8 +17,8 @@ from raeflow.data import splits
 from raeflow.data.clock import Keys, read_keys
 from raeflow.data.encoding.series import SeriesEncoding
 from raeflow.data.files import Footer, Piece
+from raeflow.data.order import Bools, Places
 from raeflow.data.reading import Unit
-from raeflow.data.timeline import Bools, Places
 from raeflow.detector import Detector
 from raeflow.readings.order import Ordered, Part, put_in_order
 from raeflow.scoring.fragment import Fragment
@@ -66,7 +66,7 @@ def timetable(detector: Detector, fragments: Sequence[Fragment]) -> Timetable:
     Raises RaeflowError, with its place, for a time that is missing or comes twice, and for a clock of another kind than training had.
     """
     how, encoding = detector.spec.windows, detector.graph.encoding
-    assert how is not None and isinstance(encoding, SeriesEncoding)  # noqa: S101, PT018 - callers ask
+    assert how is not None and isinstance(encoding, SeriesEncoding)  # noqa: S101 - callers ask
     units = [Unit(f.piece, f.groups, f.first, f.rows, splits.TRAIN) for f in fragments]
     keys = read_keys(units, how.time, how.series, None)
     firsts = np.cumsum([0, *(f.rows for f in fragments)])

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from raeflow.data.faults import Sifted, sift
 from raeflow.data.files import named, read_groups
+from raeflow.data.order import Bools, Places
 from raeflow.data.rows import RowSpec
-from raeflow.data.timeline import Bools, Places
 from raeflow.detector import Detector, Flags, Floats
 from raeflow.devices import device_of
 from raeflow.errors import RaeflowError
