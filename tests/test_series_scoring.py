@@ -357,6 +357,12 @@ def test_files_that_cannot_be_scored_are_refused_before_anything_is_written(dete
             scoring.score(detector, [str(tmp_path / f"{n}.parquet") for n in names], tmp_path / "out")
     with pytest.raises(RaeflowError, match="joined=-1"):
         scoring.score(detector, [str(tmp_path / "a.parquet")], tmp_path / "out", joined=-1)
+    rows = Detector.assemble([member(plain := load(Data(tmp_path / "a.parquet", columns=["a", "b"])))], plain, Calibration())
+    for said in ({"joined": 5}, {"at": "all"}):
+        with pytest.raises(RaeflowError, match="readings in order of time"):
+            scoring.score(rows, [str(tmp_path / "a.parquet")], tmp_path / "out", **said)  # type: ignore[arg-type]
+    with pytest.raises(RaeflowError, match="this is for detectors of Data"):
+        rows.stream()
     assert not (tmp_path / "out").exists()
 
 

@@ -22,6 +22,7 @@ from raeflow.scoring import (
     Say,
     Summary,
     attempt,
+    check_joined,
     check_rules,
     failed,
     plan,
@@ -61,8 +62,9 @@ def score(
     start = time.perf_counter()
     if scorers < 1:
         raise RaeflowError(f"scorers={scorers}: at least one actor must score")
-    check_rules(bad_rows, most_bad, joined)
+    check_rules(bad_rows, most_bad)
     detector = Detector.load(detector_folder, device="cpu")
+    check_joined(detector, joined)
     fragments = plan(detector, sources, out, columns, bad_rows, at)
     done, todo = prepare(fragments)
     fresh: list[dict[str, Any]] = []

@@ -105,7 +105,7 @@ class Stream:
             raise RaeflowError(
                 f"push: {who} has a reading at {kind.shown(tick)} after one at {own.kind.shown(own.tick)}: push them in order"
             )
-        return bool(step <= self.how.max_gap * own.step * (here if here == there else 1.0))
+        return not step > self.how.max_gap * own.step * (here if here == there else 1.0)
 
     def _keep(self, own: _Series, value: Tensor, follows: bool) -> None:
         if not follows:

@@ -22,6 +22,7 @@ from raeflow.events import find_events
 from raeflow.readings import columns_of, moments, series_of
 from raeflow.scoring.fragment import CAUSES, OBJECT_STORES, Fragment
 from raeflow.scoring.halo import timetable
+from raeflow.timeline import duration
 
 PLACE = "_events/events.parquet"
 
@@ -33,6 +34,12 @@ def place_of(fragments: Sequence[Fragment]) -> Piece:
     up = out.uri[: len(out.uri) - len(out.path)] if out.uri.endswith(out.path) else ""
     path = str(folder / PLACE)
     return Piece(path, out.filesystem, up + path)
+
+
+def check_joined(detector: Detector, joined: Any) -> None:
+    """Refuse what `joined` cannot be, and a joining of alerts among rows that know no order."""
+    if duration("joined", joined) and detector.spec.windows is None:
+        raise RaeflowError(f"joined={joined!r}: alerts are joined into events where rows are readings in order of time; these are not")
 
 
 def forget_events(fragments: Sequence[Fragment]) -> None:

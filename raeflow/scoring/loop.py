@@ -15,7 +15,7 @@ import torch
 
 from raeflow.detector import Detector
 from raeflow.scoring.committed import prepare
-from raeflow.scoring.events import write_events
+from raeflow.scoring.events import check_joined, write_events
 from raeflow.scoring.fragment import Fragment
 from raeflow.scoring.planning import plan
 from raeflow.scoring.settling import MOST_BAD, attempt, check_rules, settle
@@ -71,7 +71,8 @@ def score(
     at the end, when all other fragments are committed, for what could not be scored.
     """
     start = time.perf_counter()
-    check_rules(bad_rows, most_bad, joined)
+    check_rules(bad_rows, most_bad)
+    check_joined(detector, joined)
     fragments = plan(detector, sources, out, columns, bad_rows, at)
     done, todo = prepare(fragments)
     report = Progress(fragments, done, progress)

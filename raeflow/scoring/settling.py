@@ -12,15 +12,13 @@ from raeflow.data.faults import MOST_BAD
 from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
 from raeflow.scoring.fragment import LISTED, BadRowsError, Fragment, score_fragment
-from raeflow.timeline import duration
 
 __all__ = ["MOST_BAD", "attempt", "check_rules", "failed", "settle"]
 BAD_ROWS = ("flag", "refuse")
 
 
-def check_rules(bad_rows: str, most_bad: float, joined: Any = 0) -> None:
-    """Refuse what `bad_rows`, `most_bad` and `joined` cannot be."""
-    duration("joined", joined)
+def check_rules(bad_rows: str, most_bad: float) -> None:
+    """Refuse what `bad_rows` and `most_bad` cannot be."""
     if bad_rows not in BAD_ROWS:
         raise RaeflowError(f"bad_rows={bad_rows!r}: bad_rows must be one of {', '.join(map(repr, BAD_ROWS))}")
     if not 0 <= most_bad <= 1:
