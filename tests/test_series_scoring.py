@@ -244,6 +244,39 @@ def test_what_cannot_be_scored_is_refused_in_one_sentence(detector: Detector) ->
     assert detector.score(table.slice(0, 0)).shape == (0,)
 
 
+@pytest.mark.parametrize("kind", ["list", "words"])
+def test_readings_of_other_kinds_and_without_a_series(tmp_path: Path, kind: str) -> None:
+    drawn, count = np.random.default_rng(0), 400
+    if kind == "list":
+        x = drawn.normal(size=(count, 3)).astype(np.float32)
+        columns = {"x": pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), 3)}
+        names, odd = ["x[0]", "x[1]", "x[2]"], [0.0, 30.0, 0.0]
+    else:
+        level = np.where(drawn.random(count) < 0.1, None, drawn.normal(size=count).round(3))
+        columns = {"level": pa.array(level.tolist(), pa.float64()), "word": pa.array(drawn.choice(["on", "off", "idle"], count))}
+        names, odd = ["level", "word"], 30.0
+    table = pa.table({"clock": pa.array(range(count)), **columns})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=100)
+    splits = load(Data(tmp_path / "a.parquet", time="clock", window=L))
+    own = assembled(splits, member(splits))
+    rows = table.slice(100, 60).to_pylist()
+    rows[30][names[0].partition("[")[0]] = odd
+    strange = pa.Table.from_pylist(rows, table.schema)
+    found = own.score(strange)
+    assert int(np.nanargmax(found)) == 30 and own.explain(strange).shape == (60, len(names))
+    event = max(own.events(strange).to_pylist(), key=lambda e: e["peak_score"])
+    assert (event["series"], event["peak_time"]) == (None, 130) and event["channels"][0]["channel"] == (
+        names[1] if kind == "list" else "level"
+    )
+    stream = own.stream()
+    np.testing.assert_allclose([s for s in map(stream.push, rows) if s is not None], found[L - 1 :], rtol=1e-5)
+    pq.write_table(strange, tmp_path / "b.parquet", row_group_size=25)
+    summary = scoring.score(own, [str(tmp_path / "b.parquet")], tmp_path / "out")
+    again = ds.dataset(tmp_path / "out").to_table()
+    np.testing.assert_allclose(again["anomaly_score"].to_numpy(), found, rtol=1e-6)
+    assert summary.events == own.events(strange).num_rows
+
+
 # Files in pieces
 
 
@@ -292,6 +325,8 @@ def test_pieces_give_what_one_pass_gives(detector: Detector, tmp_path: Path, sma
     events, once = pq.read_table(summary.events_at), detector.events(table, joined=3, at=at)
     assert events.num_rows == summary.events > 3
     assert events.drop(["peak_score", "channels"]).equals(once.drop(["peak_score", "channels"]))
+    for one, other in zip(events["channels"].to_pylist(), once["channels"].to_pylist(), strict=True):
+        assert {c["channel"]: pytest.approx(c["share"], abs=1e-4) for c in one} == {c["channel"]: c["share"] for c in other}
     for name in ("out", "again"):
         again = scoring.score(detector, sources, tmp_path / name, at=at, joined=3)
         assert again.skipped == (again.fragments if name == "out" else 0)

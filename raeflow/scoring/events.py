@@ -5,7 +5,6 @@ Readers of a folder of Parquet pass over names that begin with `_`, so the file 
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -85,7 +84,7 @@ def _alerts(fragment: Fragment) -> pa.Table:
 
 def _write(events: pa.Table, piece: Piece) -> str:
     at = PurePosixPath(piece.path)
-    temporary = str(at.with_name(f".{at.name}.{uuid.uuid4().hex[:8]}.tmp"))
+    temporary = str(at.with_name(f".{at.name}.tmp"))  # always the same: what a killed run left is written over
     try:
         if piece.filesystem.type_name not in OBJECT_STORES:
             piece.filesystem.create_dir(str(at.parent), recursive=True)
