@@ -168,7 +168,7 @@ def chosen(found: Sequence[Candidate], judge: selection.RowJudge, measure: Measu
     asked = committees.candidates([Trial(n, c.entry.contestant, {}, c.value, 0.0, 1, 0.0, "complete") for n, c in by_trial.items()])
     members = [by_trial[t.number] for t in asked]
     firm = FIRM if family(found[0].entry.problem) == "unclean" else ()
-    sure = [i for i, m in enumerate(members) if m.entry.contestant in firm]
+    sure = committees.sure([m.entry.contestant for m in members], judge.x.shape[1:], firm)
     told = committees.elect({i: m.judged for i, m in enumerate(members)}, {i: m.cost for i, m in enumerate(members)}, judge, sure)
     said["committee"] = {**vote([members[i] for i in told.places], judge, measure), "members": len(told.places), "cost": told.cost}
     said[f"{LARGE} best"] = vote(ranked[:LARGE], judge, measure)

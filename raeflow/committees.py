@@ -4,8 +4,8 @@ Models that err differently make up for each other, more than a judge of synthet
 every variant has a vote, then the next best ones, unless the judge finds the committee clearly worse with it, by more than
 one standard error of its own value, than the best model alone. (Adding the member that the judge likes best, for as long as
 it gains, as in Caruana, Niculescu-Mizil, Crew & Ksikes 2004, stops at one or two members and was worse on real anomalies.)
-Where anomalies may be left among the train rows, variants that a study names (`Study.firm`) vote in any case: the judge cannot tell
-what they are good for. The judge hears the members' scores of its own rows: nothing is trained, and nothing but validation rows is read.
+Some vote in any case (`sure`): those whose worth the judge cannot tell. It hears the members' scores of its own rows: nothing
+is trained, and nothing but validation rows is read.
 
 M rows of the judge.
 """
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from raeflow import heads
+from raeflow import variants as all_variants
 from raeflow.calibration import combine, log_moments
 from raeflow.errors import RaeflowError
 from raeflow.selection import FAILURES, Judge, RowJudge, Trial, best
@@ -67,6 +68,20 @@ def candidates(trials: Sequence[Trial]) -> list[Trial]:
     return firsts + others[: max(0, MOST - len(firsts))]
 
 
+def sure(variants: Sequence[str], shape: tuple[int, ...], firm: Sequence[str] = ()) -> list[int]:
+    """Places of candidates that vote whatever the judge says: of `firm` variants (`Study.firm`), and of signals and images, where the
+    best alone is no network, the best network: a defect of a hundredth of a row is nothing to its neighbours, and much to a residual.
+    """
+    found = [place for place, name in enumerate(variants) if name in firm]
+    if len(shape) > 1 and not _rebuilds(variants[0]):
+        found += [place for place, name in enumerate(variants) if _rebuilds(name)][:1]
+    return found
+
+
+def _rebuilds(variant: str) -> bool:
+    return bool(all_variants.get(variant).Model.rebuilds)
+
+
 def elected(fitted: Sequence[Fitted], judge: Judge, firm: Sequence[str] = ()) -> Committee:
     """The committee of trained candidates, which come in the order of `candidates`; `firm` as in `Study`."""
     if not isinstance(judge, RowJudge) or len(fitted) == 1:
@@ -78,14 +93,17 @@ def elected(fitted: Sequence[Fitted], judge: Judge, firm: Sequence[str] = ()) ->
             votes[place], costs[place] = heads.scored(own.model(), own.scorer(), judge.x), flops(own, judge.x)
         except FAILURES:
             continue  # it has no vote
-    sure = [place for place in votes if fitted[place].variant in firm]
-    return elect(votes, costs, judge, sure) if votes else Committee((0,), math.nan, math.nan, 1.0)
+    if not votes:
+        return Committee((0,), math.nan, math.nan, 1.0)
+    places = list(votes)
+    asked = sure([fitted[place].variant for place in places], fitted[places[0]].shape, firm)
+    return elect(votes, costs, judge, [places[at] for at in asked])
 
 
-def elect(votes: Mapping[int, Tensor], costs: Mapping[int, float], judge: RowJudge, sure: Sequence[int] = ()) -> Committee:
+def elect(votes: Mapping[int, Tensor], costs: Mapping[int, float], judge: RowJudge, certain: Sequence[int] = ()) -> Committee:
     """The same of the candidates' scores (M,) of the judge's rows and their operations a row, by their places in order.
 
-    Those in `sure` vote whatever they are worth and cost; they come in last, so that the others are judged without them.
+    Those in `certain` vote whatever they are worth and cost; they come in last, so that the others are judged without them.
     """
     known = {}
     for place, own in votes.items():
@@ -103,12 +121,12 @@ def elect(votes: Mapping[int, Tensor], costs: Mapping[int, float], judge: RowJud
     first, *others = known
     members, worth = [first], judge.value(votes[first])
     alone, least, allowed = worth, worth - ERRORS * judge.spread(votes[first]), max(COST * costs[first], FREE)
-    for place in (p for p in others if p not in sure):
+    for place in (p for p in others if p not in certain):
         together = value([*members, place])
         if together >= least and costs[place] + sum(costs[m] for m in members) <= allowed:
             members.append(place)
             worth = together
-    last = [place for place in others if place in sure]
+    last = [place for place in others if place in certain]
     if last:
         members += last
         worth = value(members)

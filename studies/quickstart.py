@@ -14,7 +14,7 @@ from raeflow import Data, Search, Study, Training
 STUDY = Study(
     name="quickstart",
     data=Data("digits", normal=[("label", "!=", 5)]),
-    variants=("autoencoder", "vae", "knn", "wgan_gp"),
+    variants=("autoencoder", "vae", "hog_knn", "wgan_gp"),
     search=Search(trials=12, epochs=30),
     training=Training(epochs=100, batch_size=64, patience=15),
 )

@@ -333,6 +333,15 @@ def test_who_is_sure_to_vote_does_so_and_keeps_nobody_out() -> None:
     assert committees.elect(votes, costs, judge, [0]).places == (0, 2, 3)
 
 
+def test_a_network_is_sure_to_vote_beside_neighbours_of_whole_images() -> None:
+    names = ["hog_knn", "knn", "vae", "autoencoder"]
+    assert committees.sure(names, (1, 28, 28)) == committees.sure(names, (1, 140)) == [2], "the best of the networks"
+    assert committees.sure(names, (12,)) == []
+    assert committees.sure(names[2:], (1, 28, 28)) == [], "a network is the best"
+    assert committees.sure(names[:2], (1, 28, 28)) == [], "there is none"
+    assert committees.sure([*names, "isolation_forest"], (1, 28, 28), ("isolation_forest",)) == [4, 2]
+
+
 def test_an_isolation_forest_is_sure_to_vote_where_anomalies_may_be_left() -> None:
     splits = made_splits((6,))
     judge = selection.Synthetic(splits.for_search(), 0)
