@@ -69,6 +69,14 @@ def parser() -> argparse.ArgumentParser:
         "--most-bad", type=float, default=0.1, metavar="SHARE",
         help="fail at the end where more than this share of all rows is flagged (default: 0.1)",
     )  # fmt: skip
+    verb.add_argument(
+        "--at", choices=("last", "all"), default="last",
+        help="of readings in order of time, last: no reading after the scored one is seen (default); all: looking back",
+    )  # fmt: skip
+    verb.add_argument(
+        "--joined", type=float, default=0, metavar="SECONDS",
+        help="of readings in order of time: alerts no further apart than this are one event (default: 0, only readings on end)",
+    )  # fmt: skip
     data = verbs.add_parser("data", help="list, show, fetch and convert data sets", description="List, show, fetch and convert data sets.")
     acts = data.add_subparsers(dest="act", metavar="ACT", required=True)
     acts.add_parser("list", help="the named sets, and where they are")

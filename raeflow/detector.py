@@ -30,12 +30,17 @@ from torch import Tensor
 import raeflow
 from raeflow import checkpoint, heads, variants
 from raeflow.calibration import Moments, Removed, Threshold, calibrate, log_moments
+from raeflow.data import frames
 from raeflow.data.columns import to_table
 from raeflow.data.files import reason
+from raeflow.data.frames import is_arrow
 from raeflow.data.rows import Resident, RowSpec, Splits
+from raeflow.data.windows import Windows
 from raeflow.devices import resolve_device
 from raeflow.errors import RaeflowError
+from raeflow.events import find_events
 from raeflow.graph import FORMAT, Graph, batch, encoded_content, encoded_graph, graph_name, novelty, scores, stored_name
+from raeflow.readings import Scored, Stream, Tables, calibrate_all, check_at, columns_of
 from raeflow.stored import WEIGHTS, brief, read
 from raeflow.study import Calibration
 from raeflow.training import Fitted
@@ -97,9 +102,12 @@ class Detector:
 
     def __init__(
         self, spec: RowSpec, graph: Graph, members: Sequence[Member], threshold: Threshold, lineage: dict[str, Any],
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "cpu", looking_back: Threshold | None = None, usual: Sequence[float] = (),
     ) -> None:  # fmt: skip
+        """Of readings in order of time `threshold` is that of scores at="last" and `looking_back` that of scores at="all"; `usual` are
+        the errors of each column in normal readings."""
         self.spec, self.threshold, self.lineage = spec, threshold, lineage
+        self.looking_back, self.usual = looking_back, tuple(usual)
         self.members = tuple(members)
         self.device = torch.device(device)
         self.graph = graph.to(self.device).eval().requires_grad_(False)
@@ -130,7 +138,10 @@ class Detector:
         }  # fmt: skip
         keys = splits.calibrate.draws(splits.spec)
         threshold = calibrate(scores(graph, splits.calibrate), calibration, keys, _removed(graph, splits))
-        return cls(splits.spec, graph, members, threshold, lineage)
+        if not isinstance(splits.calibrate, Windows):
+            return cls(splits.spec, graph, members, threshold, lineage)
+        looking_back, usual = calibrate_all(graph, splits.calibrate, calibration)
+        return cls(splits.spec, graph, members, threshold, lineage, looking_back=looking_back, usual=usual)
 
     @functools.cached_property
     def id(self) -> str:
@@ -142,7 +153,9 @@ class Detector:
         return digest.hexdigest()[:12]
 
     def _content(self) -> dict[str, Any]:
-        said = {"members": [m.to_json() for m in self.members], "threshold": self.threshold.to_json()}
+        said: dict[str, Any] = {"members": [m.to_json() for m in self.members], "threshold": self.threshold.to_json()}
+        if self.looking_back is not None:
+            said |= {"looking_back": self.looking_back.to_json(), "usual": list(self.usual)}
         return {**encoded_content(self.spec, self.graph), **said}
 
     def _weights(self) -> dict[str, Tensor]:
@@ -155,29 +168,93 @@ class Detector:
         self.graph.to(self.device)
         return self
 
-    def score(self, rows: Input, batch_size: int | None = None) -> Floats:
+    def score(self, rows: Input, batch_size: int | None = None, at: str = "last") -> Floats:
         """Scores (N,) float32 of unscaled rows, higher is stranger; see `Input` for what `rows` may be.
 
         `batch_size` bounds memory only: no row's score depends on its neighbours. Rows that are not
         finite are refused with their number; a finite row whose error overflows scores infinity.
+
+        A detector of readings in order of time takes a frame or Arrow table of them, in any order: the score of each is its own
+        column of the error maps, at="last" of the window that ends with it, so that no later reading is seen, at="all" the mean over
+        all windows that hold it. NaN where no window does, as for the first ones of a series. A window (N, C, L) of encoded readings
+        has the score of its last reading.
         """
+        if self.spec.windows is not None and is_arrow(rows):
+            return self._readings(batch_size).of(rows, at).scores
+        self._check_last(at)
         return self._map(self.graph, rows, batch_size, (), self.graph.whole)
 
-    def predict(self, rows: Input, batch_size: int | None = None) -> Flags:
-        """(N,) bool: which rows lie above the threshold."""
-        return self.flags(self.score(rows, batch_size))
+    def predict(self, rows: Input, batch_size: int | None = None, at: str = "last") -> Flags:
+        """(N,) bool: which rows lie above the threshold; a reading without a score does not."""
+        return self.flags(self.score(rows, batch_size, at), at)
 
-    def flags(self, scores: Floats) -> Flags:
+    def flags(self, scores: Floats, at: str = "last") -> Flags:
         """(N,) bool of scores (N,): compared in float64, as a reader of the two columns would."""
-        return scores > np.float64(self.threshold.value)
+        return scores > np.float64(self.threshold_at(at).value)
+
+    def threshold_at(self, at: str) -> Threshold:
+        """The threshold of readings' scores at="last", which is `threshold`, or at="all"."""
+        check_at(at)
+        if at == "last":
+            return self.threshold
+        if self.looking_back is None:
+            self._check_last(at)
+            raise RaeflowError("this detector was calibrated for at='last' alone; calibrate it again")
+        return self.looking_back
+
+    def events(self, rows: Input, joined: Any = 0, at: str = "last", batch_size: int | None = None) -> pa.Table:
+        """Alerts among readings as events, with the columns that caused them: see `raeflow.events.find_events`.
+
+        Args:
+            rows: a frame or Arrow table of readings.
+            joined: seconds, or a timedelta: alerts no further apart than this are one event.
+            at: as in `score`.
+            batch_size: windows at a time.
+
+        Raises RaeflowError where rows are no readings in order of time.
+        """
+        found = self._readings(batch_size).of(rows, at)
+        flags = self.flags(found.scores, at)
+        return self.find_events(found, flags, self._readings(batch_size).causes(found, flags), joined)
+
+    def find_events(self, found: Scored, flags: Flags, errors: Floats, joined: Any) -> pa.Table:
+        """Flagged ones of readings that were scored, as events; `errors` (n, N) are those of the columns of the flagged ones."""
+        own = np.flatnonzero(flags)
+        return find_events(
+            found.time(own), found.scores[own], np.ones(len(own)), found.series(own), joined, position=found.positions[own],
+            channels=errors, names=columns_of(self.spec), usual=self.usual or None,
+        )  # fmt: skip
+
+    def stream(self) -> Stream:
+        """For readings as they come in: `push` takes one and gives its score at="last", or None as long as no window is full.
+
+        Raises RaeflowError where rows are no readings in order of time.
+        """
+        return Stream(self.graph, self._readings(None).how)
+
+    def _readings(self, batch_size: int | None) -> Tables:
+        if self.spec.windows is None:
+            raise RaeflowError(f"rows of shape {self.spec.shape} have no order in time: this is for detectors of Data(time=...)")
+        return Tables(self.graph, self.spec.windows, batch_size)
+
+    def _check_last(self, at: str) -> None:
+        check_at(at)
+        if at != "last":
+            raise RaeflowError(f"at={at!r} is for tables of readings in order of time, not for rows or windows by themselves")
 
     def explain(self, rows: Input, batch_size: int | None = None) -> Floats:
         """(N, *shape) what each value adds to the score, in squared scaled units: its squared error under the head `error`, else
         what the head says (`raeflow.heads`); of a table (N, C), the sum for each of the row's columns.
 
         A committee's is the mean over its members. A column in which a row has what train never had gets more by what
-        `raeflow.graph.Novelty` says.
+        `raeflow.graph.Novelty` says. Of a table of readings (N, C) the errors of each column at="last", NaN where there is no score.
         """
+        if self.spec.windows is not None and is_arrow(rows):
+            found = self._readings(batch_size).of(rows, "last")
+            known = ~np.isnan(found.scores)
+            errors = np.full((len(known), len(columns_of(self.spec))), np.nan, np.float32)
+            errors[known] = self._readings(batch_size).causes(found, known)
+            return errors
         tail = (len(self.spec.columns),) if self.spec.held else self.spec.shape
         return self._map(self.graph.errors, rows, batch_size, tail)
 
@@ -229,16 +306,12 @@ class Detector:
             if rows.shape != self.spec.stored:
                 raise RaeflowError(f"rows of a split have shape {rows.shape}, this detector takes {self.spec.stored}")
             return rows
-        if hasattr(rows, "__arrow_c_stream__") or hasattr(rows, "__arrow_c_array__"):
-            from raeflow.data.frames import to_table
+        if is_arrow(rows):
             from raeflow.data.schema import to_tensor
 
             if self.spec.windows is not None:
-                raise RaeflowError(
-                    f"this detector takes windows {self.spec.shape} of encoded readings, such as the splits of a study hold; tables of "
-                    "readings are not scored yet"
-                )
-            return to_tensor(to_table(rows), self.spec)
+                raise RaeflowError(f"a table of readings is scored and explained; this asks for windows {self.spec.shape} of encoded ones")
+            return to_tensor(frames.to_table(rows), self.spec)
         try:
             values = rows if isinstance(rows, Tensor) else np.asarray(rows)
         except (TypeError, ValueError) as error:  # ragged lists
@@ -298,6 +371,8 @@ class Detector:
             models = [variants.build(m.variant, spec.shape, m.hyper).eval() for m in members]
             graph = encoded_graph(record, spec, models, [m.moments for m in members], [m.scorer() for m in members])
             found = cls(spec, graph, members, Threshold.from_json(record["threshold"]), record["lineage"])
+            if "looking_back" in record:
+                found.looking_back, found.usual = Threshold.from_json(record["looking_back"]), tuple(record["usual"])
             graph.load_state_dict({graph_name(name): t for name, t in safetensors.torch.load(weights).items()})
         except RaeflowError as error:
             raise RaeflowError(f"{where}: {error}") from error

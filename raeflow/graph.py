@@ -61,7 +61,9 @@ class Graph(nn.Module):
         self.novelty = novelty
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, *stored) -> (B,)."""
+        """(B, *stored) -> (B,); of windows (B, C, L) the scores of their last readings, see `by_reading`."""
+        if isinstance(self.encoding, SeriesEncoding):
+            return self.by_reading(x, last=True).squeeze(1)
         score = self._score(self.encoding(x))
         if self.novelty is not None and isinstance(self.encoding, TableEncoding):
             score = score + self.novelty.score * self.encoding.novelties(x)
@@ -72,6 +74,16 @@ class Graph(nn.Module):
         if isinstance(self.encoding, TableEncoding) and self.encoding.plain:
             return _never_missed(self._score(self.encoding.standardised(x)))
         return self(x)  # type: ignore[no-any-return]
+
+    def by_reading(self, x: Tensor, last: bool = False) -> Tensor:
+        """Windows (B, C, L) -> (B, L): what each reading adds, in its own column of the error map; with `last` (B, 1), the last ones'.
+
+        A member's is the mean of its map over channels; a committee's the mean of its members' standardised ones, as scores of rows
+        are combined. A member whose head cannot tell one reading from another gives its score of the window to all of them.
+        """
+        encoded = self.encoding(x)
+        found = [_columns(model, head, encoded, last) for model, head in self.pairs]
+        return _never_missed(combine(found, self.moments) if self.moments else found[0])
 
     @property
     def pairs(self) -> list[tuple[Variant, Head]]:
@@ -124,6 +136,21 @@ def _attributed(model: Variant, head: Head, encoded: Tensor) -> Tensor:
     seen = heads.outputs(model, encoded, head.needs - {"score"} | {"rebuilt"})
     found = head.attribute(seen)
     return seen.residual.square() if found is None else found
+
+
+def _columns(model: Variant, head: Head, encoded: Tensor, last: bool) -> Tensor:
+    """(B, C, L) -> (B, L), or (B, 1) of the last readings alone."""
+    length, own = encoded.shape[2], slice(-1, None) if last else slice(None)
+    if head.name == heads.ERROR and model.localises:
+        residual = heads.outputs(model, encoded, frozenset({"rebuilt"})).residual
+        squares: Tensor = residual[:, :, own].square().mean(1)
+        return squares
+    seen = heads.outputs(model, encoded, head.needs)
+    found = head.attribute(seen)
+    if found is None:
+        score: Tensor = head(seen).float()
+        return score.unsqueeze(1).expand(-1, 1 if last else length)
+    return found[:, :, own].float().mean(1)
 
 
 def _never_missed(score: Tensor) -> Tensor:

@@ -364,6 +364,7 @@ class Session:
         )
         numbers = {
             "rows": float(summary.rows), "alerts": float(summary.alerts), "bad_rows": float(summary.bad), "seconds": summary.seconds,
+            **({} if summary.events is None else {"unscored": float(summary.unscored), "events": float(summary.events)}),
         }  # fmt: skip
         self.tracker.step("score", {"detector": detector.id, "out": str(summary.out)}, numbers)
         return summary
@@ -475,13 +476,17 @@ def score(
     columns: Sequence[str] | None = None,
     bad_rows: str = "flag",
     most_bad: float = 0.1,
+    at: str = "last",
+    joined: float = 0,
     say: Say | None = None,
     detector: Detector | None = None,
 ) -> Summary:
     """Score Parquet with a saved detector, in this process or on `scorers` Ray actors; see `raeflow.scoring.score`."""
     from raeflow.detector import Detector
 
-    ways: dict[str, Any] = {"columns": columns, "progress": say or _say, "bad_rows": bad_rows, "most_bad": most_bad}
+    ways: dict[str, Any] = {
+        "columns": columns, "progress": say or _say, "bad_rows": bad_rows, "most_bad": most_bad, "at": at, "joined": joined,
+    }  # fmt: skip
     if scorers:
         from raeflow.cluster.score import score as spread
 

@@ -31,13 +31,19 @@ def study(study: Study, module: Any, arguments: argparse.Namespace) -> int:
         f"""
 report    {outcome.report}
 detector  {folder / "detector"}  (id {outcome.detector.id}, MLflow {outcome.model_uri})
-scored    {outcome.summary.out}  ({outcome.summary.rows:,} rows, {outcome.summary.alerts:,} alerts, {outcome.summary.bad:,} bad rows)
+scored    {outcome.summary.out}  {_counted(outcome.summary)}
 search    {folder / "optuna.db"}
 lineage   {program("mlflow")} ui --backend-store-uri {shlex.quote(tracking)}
 
 next      {_score(folder / "detector")}"""
     )
     return 0
+
+
+def _counted(summary: Any) -> str:
+    """Rows, alerts and bad rows; of readings in order of time one more line, on events."""
+    told = f"({summary.rows:,} rows, {summary.alerts:,} alerts, {summary.bad:,} bad rows)"
+    return told if summary.events is None else f"{told}\nevents    {summary.events_at}  ({summary.events:,} events)"
 
 
 def search(study: Study, _module: Any, arguments: argparse.Namespace) -> int:
@@ -92,14 +98,16 @@ def score(arguments: argparse.Namespace) -> int:
     columns = arguments.columns.split(",") if arguments.columns else None
     summary = pipeline.score(
         folder, arguments.source, arguments.out, arguments.scorers, gpus=arguments.gpus, columns=columns, bad_rows=arguments.bad_rows,
-        most_bad=arguments.most_bad,
+        most_bad=arguments.most_bad, at=arguments.at, joined=arguments.joined,
     )  # fmt: skip
-    share = summary.alerts / max(1, summary.rows - summary.bad)
+    share = summary.alerts / max(1, summary.rows - summary.bad - summary.unscored)
     print(
         f"scored    {summary.rows:,} rows in {summary.seconds:.1f} s ({summary.rate:,.0f} rows/s), {summary.alerts:,} alerts "
         f"({share:.2%}), {summary.bad:,} bad rows"
     )
     print(f"out       {summary.out}  ({summary.fragments} fragments, {summary.skipped} already there)")
+    if summary.events is not None:
+        print(f"events    {summary.events_at}  ({summary.events:,} events; {summary.unscored:,} readings have no full window)")
     return 0
 
 

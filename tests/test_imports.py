@@ -14,8 +14,8 @@ PACKAGE = Path(raeflow.__file__).parent
 ORDER = [
     "errors", "commands", "timeline", "events", "study", "data", "devices", "learned", "neighbours", "backbones", "variants", "heads",
     "checkpoint", "metrics", "series_metrics", "training", "pretrain", "health", "stored", "synthetic", "synthetic_tables", "selection",
-    "space", "calibration", "committees", "graph", "export", "detector", "scoring", "report", "tracking", "cluster", "pipeline", "memory",
-    "sklearn", "init", "verbs", "cli",
+    "space", "calibration", "committees", "graph", "export", "readings", "detector", "scoring", "report", "tracking", "cluster",
+    "pipeline", "memory", "sklearn", "init", "verbs", "cli",
 ]  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -22,6 +22,7 @@ from raeflow.scoring import (
     Say,
     Summary,
     attempt,
+    check_joined,
     check_rules,
     failed,
     plan,
@@ -29,6 +30,7 @@ from raeflow.scoring import (
     settle,
     summarise,
     sweep,
+    with_events,
 )  # fmt: skip
 
 TRIES = 3
@@ -38,6 +40,7 @@ TRIES = 3
 def score(
     detector_folder: str | Path, sources: Sequence[str] | str, out: str | Path, scorers: int = 1, gpus: float = 0,
     columns: Sequence[str] | None = None, progress: Say | None = None, bad_rows: str = "flag", most_bad: float = MOST_BAD,
+    at: str = "last", joined: Any = 0,
 ) -> Summary:  # fmt: skip
     """`raeflow.scoring.score` on `scorers` Ray actors; the same outputs, and the same taking up of what is there.
 
@@ -51,6 +54,7 @@ def score(
         progress: called with a line every few seconds.
         bad_rows: `flag` or `refuse`.
         most_bad: share of flagged rows above which the run fails after all.
+        at: as in the plain loop, and so is `joined`.
 
     Raises RaeflowError as the plain loop does: before a cluster starts for what footers tell of, at the end
     for what could not be scored; all other fragments are committed by then.
@@ -60,7 +64,8 @@ def score(
         raise RaeflowError(f"scorers={scorers}: at least one actor must score")
     check_rules(bad_rows, most_bad)
     detector = Detector.load(detector_folder, device="cpu")
-    fragments = plan(detector, sources, out, columns, bad_rows)
+    check_joined(detector, joined)
+    fragments = plan(detector, sources, out, columns, bad_rows, at)
     done, todo = prepare(fragments)
     fresh: list[dict[str, Any]] = []
     if todo:
@@ -73,7 +78,7 @@ def score(
         finally:
             sweep(fragments)
     settle([*done, *fresh], out, most_bad)
-    return summarise(done, fresh, time.perf_counter() - start, out)
+    return with_events(summarise(done, fresh, time.perf_counter() - start, out), detector, fragments, joined)
 
 
 def _spread(detector: Detector, todo: Sequence[Fragment], scorers: int, gpus: float) -> Iterator[dict[str, Any]]:

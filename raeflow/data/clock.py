@@ -120,6 +120,32 @@ def read_keys(units: Sequence[Unit], time: str, series: str | None, split: str |
     return Keys(ticks, codes, tuple(known) or ("",), given, kind)
 
 
+def table_keys(table: pa.Table, time: str, series: str | None, where: str = "") -> Keys:
+    """The keys of readings that are at hand as a table.
+
+    Raises RaeflowError, placed by `where`, where a column is not there once or is no clock, or a time or the name of a series is missing.
+    """
+    for name in (time, *([series] if series else [])):
+        count = table.column_names.count(name)
+        if count != 1:
+            have = ", ".join(map(repr, table.column_names[:20]))
+            raise RaeflowError(f"{where}{count or 'no'} column{'s'[:count]} named {name!r}; columns are {have}")
+    stored = plain(table.schema.field(time).type)
+    if not table.num_rows:
+        stored = pa.int64()  # there is no moment whose kind could matter
+    elif is_text(stored):
+        stored = _stamped(table[time], time, where)
+    if not (_moment(stored) or pa.types.is_integer(stored) or pa.types.is_floating(stored)):
+        raise RaeflowError(f"{where}clock {time!r}: the column holds {stored}, which is no clock: times, dates or rising numbers are")
+    kind = Kind(_unit(stored) if _moment(stored) else "", getattr(stored, "tz", None) is not None)
+    known: dict[str, int] = {}
+    if not table.num_rows:
+        return Keys(np.empty(0, np.int64), np.empty(0, np.int32), ("",), np.empty(0, np.uint8), kind)
+    ticks = _ticks(table[time], time, kind, where)
+    codes = np.zeros(len(ticks), np.int32) if series is None else _codes(table[series], series, known, where)
+    return Keys(ticks, codes, tuple(known) or ("",), np.full(len(ticks), splits.TRAIN, np.uint8), kind)
+
+
 def _codes(column: pa.ChunkedArray, name: str, known: dict[str, int], where: str) -> Codes:
     kind = plain(column.type)
     if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -100,6 +101,8 @@ class _Scheme:
     """(S,) usual step of each series, in ticks."""
     usual: float
     told: tuple[str, ...]
+    ticks: Any
+    """(n,) of the test split's readings, in order."""
 
 
 def _scheme(plan: Plan) -> _Scheme:
@@ -128,7 +131,8 @@ def _scheme(plan: Plan) -> _Scheme:
     layout = Layout(split, order)
     apart = {code: layout.apart(after_gaps, code) for code in plan.decided}
     # The keys themselves go before the values come, which take as much again.
-    return _Scheme(keys.names, keys.kind, layout, order.bounds, apart, steps, usual, told)
+    tested = order.ticks[split == splits.TEST]
+    return _Scheme(keys.names, keys.kind, layout, order.bounds, apart, steps, usual, told, tested)
 
 
 def _told(data: Data, keys: Keys, order: Order, after_gaps: Bools, usual: float) -> tuple[str, ...]:
@@ -171,6 +175,7 @@ class _Held:
         self.apart = scheme.apart.pop(code)
         self.normal = None if plan.reader.normal is None else np.ones(count, np.bool_)
         self.truth: Bools | None = np.zeros(count, np.bool_) if _may_tell(plan.reader) else None
+        self.ticks = scheme.ticks if code == splits.TEST else None
 
     def put(self, part: Part, chosen: Bools, places: Places) -> None:
         """Sort in the chosen readings of a part."""
@@ -216,6 +221,9 @@ class _Held:
             [(first, end, encoding.place(name)) for name, first, end in self.ranges()] if encoding.own else [(0, len(self.values), None)]
         )
         readings = Readings(encode_all(encoding, self.values, parts), torch.from_numpy(self.bounds))
+        if self.ticks is not None:
+            truth = None if self.truth is None else torch.from_numpy(self.truth)
+            readings = replace(readings, names=self.names, ticks=torch.from_numpy(self.ticks), anomaly=truth)
         every = Windows(readings, torch.from_numpy(found), data.window, self._anomalies(found))
         return every.take(slice(0, len(normal))), every
 

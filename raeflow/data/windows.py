@@ -26,13 +26,19 @@ class Readings:
     """(R, C) float32, by series, then by time."""
     bounds: Tensor
     """(S + 1,) int64: where each series begins."""
+    names: tuple[str, ...] = ()
+    """Of the S series, in the test split."""
+    ticks: Tensor | None = None
+    """(R,) clock of the test split's readings, in `Windowing.unit`; None of other splits."""
+    anomaly: Tensor | None = None
+    """(R,) bool: which of the test split's readings are anomalies, where that is known."""
 
     def __reduce__(self) -> Any:
-        return _readings, (as_array(self.values), as_array(self.bounds))
+        return _readings, (as_array(self.values), as_array(self.bounds), self.names, as_array(self.ticks), as_array(self.anomaly))
 
     def to(self, device: torch.device | str) -> Readings:
         """The same readings on a device."""
-        return Readings(self.values.to(device), self.bounds.to(device))
+        return replace(self, values=self.values.to(device), bounds=self.bounds.to(device))
 
 
 @dataclass(frozen=True)
@@ -111,8 +117,8 @@ def gathered(values: Tensor, starts: Tensor, length: int) -> Tensor:
     return views[starts.long()].contiguous()
 
 
-def _readings(values: Any, bounds: Any) -> Readings:
-    return Readings(as_tensor(values), as_tensor(bounds))
+def _readings(values: Any, bounds: Any, names: tuple[str, ...], ticks: Any, anomaly: Any) -> Readings:
+    return Readings(as_tensor(values), as_tensor(bounds), names, as_tensor(ticks), as_tensor(anomaly))
 
 
 def _windows(readings: Readings, starts: Any, length: int, anomaly: Any) -> Windows:

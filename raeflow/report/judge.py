@@ -16,7 +16,10 @@ import torch
 from raeflow import heads, metrics
 from raeflow.data.rows import Resident
 from raeflow.data.scaling import scaled_rows
+from raeflow.data.windows import Windows
 from raeflow.detector import Detector
+from raeflow.graph import Graph, scores
+from raeflow.report.readings import figures, last_readings
 from raeflow.stored import load_fitted
 
 if TYPE_CHECKING:
@@ -41,11 +44,16 @@ Flags = npt.NDArray[np.bool_]
 
 
 def truth(splits: Splits) -> Flags | None:
-    """(N,) which test rows are anomalies; None where that is not known or only one kind is there."""
+    """(N,) which test rows are anomalies; None where that is not known or only one kind is there.
+
+    A window stands for its last reading, whose score a detector gives it.
+    """
     test = splits.test
     if test is None or test.anomaly is None or not len(test):
         return None
     flags: Flags = test.anomaly.cpu().numpy().astype(bool)
+    if isinstance(test, Windows) and test.readings.anomaly is not None:
+        flags = test.readings.anomaly.numpy()[last_readings(test)]
     return flags if flags.any() and not flags.all() else None
 
 
@@ -53,12 +61,14 @@ def judge_test(detector: Detector, splits: Splits) -> dict[str, float]:
     """AUROC, average precision, and accuracy, precision, recall, F1 and alert rates at the threshold, on the test split.
 
     `alert_rate` is the share of all rows flagged, `false_alarm_rate` that of the normal ones; `rows` and
-    `anomalies` are counts. Empty where no truth is known, or all test rows are of one kind.
+    `anomalies` are counts. Of readings in order of time also the figures of `raeflow.series_metrics`.
+    Empty where no truth is known, or all test rows are of one kind.
     """
     flags = truth(splits)
     if flags is None or splits.test is None:
         return {}
-    return judged(detector, flags, detector.score(splits.test))
+    strange = detector.score(splits.test)
+    return {**judged(detector, flags, strange), **figures(detector, splits, strange)}
 
 
 def judged(detector: Detector, flags: Flags, strange: Floats) -> dict[str, float]:
@@ -133,7 +143,11 @@ def judge_trial(trial: Trial, splits: Splits) -> dict[str, float]:
     fitted = load_fitted(trial.folder)
     parts = (raw.x for raw in splits.test.batches(BLOCK))
     model, head = fitted.model(), fitted.scorer()
-    strange = torch.cat([heads.scored(model, head, scaled_rows(splits.encoding, part)) for part in parts]).numpy()
+    if isinstance(splits.test, Windows):
+        alone = Graph(splits.encoding, [model], [None], scorers=[head]).eval()
+        strange = torch.cat(list(scores(alone, splits.test))).numpy()
+    else:
+        strange = torch.cat([heads.scored(model, head, scaled_rows(splits.encoding, part)) for part in parts]).numpy()
     # Where the arithmetic overflows a row is as strange as can be, as a detector has it.
     return ranked(flags, np.nan_to_num(strange, nan=np.inf, posinf=np.inf, neginf=-np.inf))
 

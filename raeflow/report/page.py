@@ -17,7 +17,7 @@ import torch
 from raeflow import checkpoint
 from raeflow.commands import finding, program
 from raeflow.data import aside
-from raeflow.report import examples, judge, markup, plots
+from raeflow.report import examples, judge, markup, plots, readings
 from raeflow.report.terminal import chosen_text, hyper_text, leaders, member_text, number, value_text, varied
 from raeflow.stored import load_fitted
 from raeflow.study import without_passwords
@@ -71,6 +71,7 @@ def write(
         _data(study, splits),
         _choice(detector),
         _test(detector, seen),
+        readings.section(detector, splits, seen.scores, seen.metrics) if seen is not None else "",
         _rows(detector, splits, seen),
         _trials(trials, splits),
         _training(runs),
@@ -92,7 +93,8 @@ def _judge(study: Study, detector: Detector, splits: Splits, peers: Mapping[str,
     if truth is None:
         return Judged(scores, alerts, None, {}, {}, {})
     known = peers if peers is not None else judge.peers(splits, study.seed)
-    return Judged(scores, alerts, truth, known, judge.judged(detector, truth, scores), judge.baselines(splits, known))
+    metrics = {**judge.judged(detector, truth, scores), **readings.figures(detector, splits, scores)}
+    return Judged(scores, alerts, truth, known, metrics, judge.baselines(splits, known))
 
 
 def _head(study: Study, trials: Sequence[Trial], detector: Detector, seen: Judged | None) -> str:

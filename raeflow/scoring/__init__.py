@@ -8,12 +8,13 @@ again keeps what is right, replaces what is stale, and neither repeats nor loses
 """
 
 from raeflow.scoring.committed import prepare, sweep
+from raeflow.scoring.events import check_joined
 from raeflow.scoring.fragment import ADDED, STAMP, Fragment, score_fragment
-from raeflow.scoring.loop import Progress, Say, Summary, score, summarise
+from raeflow.scoring.loop import Progress, Say, Summary, score, summarise, with_events
 from raeflow.scoring.planning import plan
 from raeflow.scoring.settling import MOST_BAD, attempt, check_rules, failed, settle
 
 __all__ = [
-    "ADDED", "MOST_BAD", "STAMP", "Fragment", "Progress", "Say", "Summary", "attempt", "check_rules", "failed", "plan", "prepare",
-    "score", "score_fragment", "settle", "summarise", "sweep",
+    "ADDED", "MOST_BAD", "STAMP", "Fragment", "Progress", "Say", "Summary", "attempt", "check_joined", "check_rules", "failed", "plan",
+    "prepare", "score", "score_fragment", "settle", "summarise", "sweep", "with_events",
 ]  # fmt: skip

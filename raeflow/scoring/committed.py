@@ -13,6 +13,7 @@ from pyarrow import fs
 
 from raeflow.data.files import ARROW_ERRORS, read_footer, reason
 from raeflow.errors import RaeflowError
+from raeflow.scoring.events import forget_events
 from raeflow.scoring.fragment import STAMP, Fragment
 from raeflow.scoring.planning import prefix
 
@@ -40,6 +41,8 @@ def prepare(fragments: Sequence[Fragment]) -> tuple[list[dict[str, Any]], list[F
                 out.filesystem.delete_file(path)
     except ARROW_ERRORS as error:
         raise RaeflowError(f"{folder}: cannot be written to ({reason(error)})") from error
+    if fragments[0].halo is not None and len(found) < len(fragments):
+        forget_events(fragments)  # they tell of other scores
     return list(found.values()), [f for f in fragments if f.out.path not in found]
 
 

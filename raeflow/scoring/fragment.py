@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,10 @@ from raeflow.data.files import ARROW_ERRORS, Piece, named, reason
 from raeflow.data.fixed import leaves, nulled, plain_metadata, restored
 from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
+from raeflow.scoring import readings
+
+if TYPE_CHECKING:
+    from raeflow.scoring.halo import Halo
 
 ADDED = pa.schema([
     ("anomaly_score", pa.float32()), ("is_anomaly", pa.bool_()), ("threshold", pa.float64()), ("detector", pa.string()),
@@ -29,12 +33,16 @@ ADDED = pa.schema([
 ])  # fmt: skip
 """Columns that scoring adds; `is_anomaly` is `anomaly_score > threshold`, `detector` is its id. A bad row has neither score
 nor flag but a `problem`, which is null for sound rows."""
+CAUSES = pa.field("channel_errors", pa.list_(pa.float32()))
+"""Of readings in order of time one more: the error of each column at a reading that raises an alert; null where none is raised."""
 STAMP = b"raeflow.scored"
 """Key in a footer under which an output says what it was made from."""
 LISTED = 5
 """Bad rows that a message names."""
-_OBJECT_STORES = ("s3", "gcs", "abfs")  # they have no folders to make
+OBJECT_STORES = ("s3", "gcs", "abfs")  # they have no folders to make
 _ENCODINGS = ("BYTE_STREAM_SPLIT", "DELTA_BINARY_PACKED", "DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY")
+Told = Callable[[], tuple[list[pa.Array], int, int]]
+"""What scoring adds to a chunk, how many of its rows raise an alert, and how many sound ones have no score."""
 _WIDTHS = {"INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8}
 
 
@@ -58,6 +66,18 @@ class Fragment:
     """What decides the output, as JSON: detector, input, row groups, columns."""
     refuse: bool = False
     """Whether a bad row keeps the fragment from being committed."""
+    halo: Halo | None = None
+    """Of readings in order of time: what their windows hold besides the fragment's own rows."""
+
+    @property
+    def added(self) -> pa.Schema:
+        """Columns that scoring adds to it."""
+        return added(self.halo is not None)
+
+
+def added(readings: bool) -> pa.Schema:
+    """Columns that scoring adds to rows, or to readings in order of time."""
+    return ADDED.append(CAUSES) if readings else ADDED
 
 
 class BadRowsError(RaeflowError):
@@ -76,16 +96,16 @@ class Stopped(Exception):  # noqa: N818
 def score_fragment(detector: Detector, fragment: Fragment, stopped: Callable[[], bool] | None = None) -> dict[str, Any]:
     """Read, score, write and commit one fragment.
 
-    Returns statistics: rows, alerts, bad (rows), first_bad (its row and problem, or nothing), started and
-    ended (seconds since the epoch), input, output. Where `stopped` says so the work ends between two
-    chunks with nothing committed. Raises RaeflowError with file and row groups for what cannot be read,
+    Returns statistics: rows, alerts, bad (rows), unscored (readings that no window gives a score to), first_bad (the first
+    bad row and its problem, or nothing), started and ended (seconds since the epoch), input, output. Where `stopped` says so
+    the work ends between two chunks with nothing committed. Raises RaeflowError with file and row groups for what cannot be read,
     scored or written, BadRowsError for bad rows where the fragment is to `refuse` them.
     """
     started, out = time.time(), fragment.out
     at = PurePosixPath(out.path)
     temporary = str(at.with_name(f".{at.name}.{uuid.uuid4().hex[:8]}.tmp"))
     try:
-        if out.filesystem.type_name not in _OBJECT_STORES:
+        if out.filesystem.type_name not in OBJECT_STORES:
             out.filesystem.create_dir(str(at.parent), recursive=True)
         with out.filesystem.open_output_stream(temporary) as sink:
             statistics = _write(detector, fragment, sink, stopped)
@@ -108,8 +128,8 @@ def _discard(filesystem: fs.FileSystem, path: str) -> None:
 
 
 def _write(detector: Detector, fragment: Fragment, sink: Any, stopped: Callable[[], bool] | None) -> dict[str, Any]:
-    """All rows of a fragment, chunk by chunk; their number, that of alerts and of bad rows."""
-    piece, rows, alerts, bad = fragment.piece, 0, 0, 0
+    """All rows of a fragment, chunk by chunk; their number, that of alerts, of bad and of unscored rows."""
+    piece, rows, alerts, bad, unscored = fragment.piece, 0, 0, 0, 0
     listed: list[str] = []
     # Near files are read in small pieces, so that even a huge row group needs little memory; of far ones every
     # request costs, so a fragment is fetched in few.
@@ -123,30 +143,54 @@ def _write(detector: Detector, fragment: Fragment, sink: Any, stopped: Callable[
             source = inner.enter_context(pq.ParquetFile(file, metadata=plain_metadata(file), **ways))
         # Lists that are null are written without a fixed size, or no reader of Arrow could read the output.
         kept = [source.schema_arrow.field(name) if name in loose else own.field(name) for name in fragment.columns]
-        schema = pa.schema([*kept, *ADDED], own.metadata)
-        with pq.ParquetWriter(sink, schema, **writing(parquet.metadata, own, schema, fragment)) as writer:
-            for stored in _chunks(source, fragment, read):
+        schema = pa.schema([*kept, *fragment.added], own.metadata)
+
+        def chunks(columns: list[str]) -> Iterator[tuple[pa.Table, pa.Table]]:
+            """Rows as they are stored and as the input has them."""
+            for stored in _chunks(source, fragment, columns):
                 if stopped is not None and stopped():
                     raise Stopped
-                chunk = restored(stored, own) if loose else stored
-                sifted = sift(chunk, detector.spec, f"{piece.uri}, {named(fragment.groups)}")
-                at, few = fragment.first + rows, itertools.islice(sifted.problems.items(), LISTED - len(listed))
+                yield stored, restored(stored, own) if loose else stored
+
+        take = _taker(detector, fragment, (chunk for _, chunk in chunks(list(dict.fromkeys(detector.spec.columns)))))
+        with pq.ParquetWriter(sink, schema, **writing(parquet.metadata, own, schema, fragment)) as writer:
+            for stored, chunk in chunks(read):
+                problems, scored = take(chunk, rows)
+                at, few = fragment.first + rows, itertools.islice(problems.items(), LISTED - len(listed))
                 listed += [f"row {at + row}: {problem}" for row, problem in few]
-                rows, bad = rows + chunk.num_rows, bad + len(sifted.problems)
+                rows, bad = rows + chunk.num_rows, bad + len(problems)
                 if bad and fragment.refuse:
                     continue  # to find the others
-                added, count = _added(detector, sifted, chunk.num_rows)
+                told, count, without = scored()
                 columns = [stored.column(name) if name in loose else chunk.column(name) for name in fragment.columns]
-                writer.write_table(pa.table([*columns, *added], schema=schema), row_group_size=chunk.num_rows)
-                alerts += count
+                writer.write_table(pa.table([*columns, *told], schema=schema), row_group_size=chunk.num_rows)
+                alerts, unscored = alerts + count, unscored + without
             if rows != fragment.rows:
                 raise RaeflowError(f"{piece.uri}: {rows} rows where its footer tells of {fragment.rows}: it changed while it was read")
             if bad and fragment.refuse:
                 named_rows = [f"{piece.uri}, {row}" for row in listed]
                 raise BadRowsError(f"{named_rows[0]}, one of {bad} bad rows", bad, named_rows)
-            statistics = {"rows": rows, "alerts": alerts, "bad": bad, "first_bad": listed[0] if listed else ""}
+            statistics = {"rows": rows, "alerts": alerts, "bad": bad, "unscored": unscored, "first_bad": listed[0] if listed else ""}
             writer.add_key_value_metadata({STAMP: json.dumps({**json.loads(fragment.stamp), "statistics": statistics})})
     return statistics
+
+
+def _taker(detector: Detector, fragment: Fragment, chunks: Iterator[pa.Table]) -> Callable[[pa.Table, int], tuple[dict[int, str], Told]]:
+    """What takes a chunk, which begins at some row, and gives its bad rows and what tells what scoring adds to it.
+
+    Rows are scored chunk by chunk. Windows of readings reach over the borders of chunks, so all own rows are read from `chunks`, and
+    scored, before the first is written.
+    """
+    if fragment.halo is not None:
+        own = readings.score_rows(detector, fragment, fragment.halo, chunks)
+        return lambda chunk, first: (own.problems_of(first, chunk.num_rows), lambda: own.added(detector, first, chunk.num_rows))
+    where = f"{fragment.piece.uri}, {named(fragment.groups)}"
+
+    def take(chunk: pa.Table, first: int) -> tuple[dict[int, str], Told]:  # noqa: ARG001 - rows know no order
+        sifted = sift(chunk, detector.spec, where)
+        return sifted.problems, lambda: (*_added(detector, sifted, chunk.num_rows), 0)
+
+    return take
 
 
 def _added(detector: Detector, sifted: Sifted, count: int) -> tuple[list[pa.Array], int]:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 
 from raeflow.detector import Detector
 from raeflow.scoring.committed import prepare
+from raeflow.scoring.events import check_joined, write_events
 from raeflow.scoring.fragment import Fragment
 from raeflow.scoring.planning import plan
 from raeflow.scoring.settling import MOST_BAD, attempt, check_rules, settle
@@ -39,11 +40,18 @@ class Summary:
     """Rows a second of this run, from the start of its first fragment to the end of its last; 0 where all were skipped."""
     bad: int = 0
     """Rows that could not be scored and are flagged with their problem."""
+    unscored: int = 0
+    """Sound readings that no window gives a score to, as the first ones of a series."""
+    events: int | None = None
+    """Of readings in order of time: the events that their alerts make; None of other rows."""
+    events_at: str | None = None
+    """Where they were written."""
 
 
 def score(
     detector: Detector, sources: Sequence[str] | str, out: str | Path, columns: Sequence[str] | None = None,
     progress: Say | None = None, threads: int | None = None, bad_rows: str = "flag", most_bad: float = MOST_BAD,
+    at: str = "last", joined: Any = 0,
 ) -> Summary:  # fmt: skip
     """Score Parquet files into Parquet files below `out`, in this process.
 
@@ -56,13 +64,16 @@ def score(
         threads: fragments at a time, each with its share of torch's threads; None: as many as torch has threads.
         bad_rows: `flag` gives rows that cannot be scored a problem instead of a score; `refuse` commits no fragment with such a row.
         most_bad: share of bad rows above which a run that flags them fails after all.
+        at: of readings in order of time: `last`, no reading after the scored one is seen, or `all`, looking back.
+        joined: of these too: alerts no further apart than so many seconds, or a timedelta, are one event.
 
     Raises RaeflowError, in one sentence, for what is wrong with the input before anything is written, and
     at the end, when all other fragments are committed, for what could not be scored.
     """
     start = time.perf_counter()
     check_rules(bad_rows, most_bad)
-    fragments = plan(detector, sources, out, columns, bad_rows)
+    check_joined(detector, joined)
+    fragments = plan(detector, sources, out, columns, bad_rows, at)
     done, todo = prepare(fragments)
     report = Progress(fragments, done, progress)
     fresh = []
@@ -70,7 +81,7 @@ def score(
         fresh.append(statistics)
         report(statistics)
     settle([*done, *fresh], out, most_bad)
-    return summarise(done, fresh, time.perf_counter() - start, out)
+    return with_events(summarise(done, fresh, time.perf_counter() - start, out), detector, fragments, joined)
 
 
 def _run(detector: Detector, todo: Sequence[Fragment], threads: int) -> Iterator[dict[str, Any]]:
@@ -124,8 +135,26 @@ def summarise(done: Sequence[dict[str, Any]], fresh: Sequence[dict[str, Any]], s
         spent = max(s["ended"] for s in fresh) - min(s["started"] for s in fresh)
         rate = _total(fresh, "rows") / max(spent, 1e-9)
     every = [*done, *fresh]
-    return Summary(_total(every, "rows"), _total(every, "alerts"), len(every), len(done), seconds, str(out), rate, _total(every, "bad"))
+    return Summary(
+        _total(every, "rows"),
+        _total(every, "alerts"),
+        len(every),
+        len(done),
+        seconds,
+        str(out),
+        rate,
+        _total(every, "bad"),
+        _total(every, "unscored"),
+    )
+
+
+def with_events(summary: Summary, detector: Detector, fragments: Sequence[Fragment], joined: Any) -> Summary:
+    """The summary with the events of readings in order of time, which are written here, once all fragments are committed."""
+    if detector.spec.windows is None:
+        return summary
+    count, place = write_events(detector, fragments, joined)
+    return replace(summary, events=count, events_at=place)
 
 
 def _total(results: Iterable[dict[str, Any]], name: str) -> int:
-    return sum(s[name] for s in results)
+    return sum(s.get(name, 0) for s in results)

@@ -23,7 +23,8 @@ from raeflow.data.schema import is_image
 from raeflow.data.types import is_list, is_number
 from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
-from raeflow.scoring.fragment import ADDED, STAMP, Fragment
+from raeflow.scoring.fragment import STAMP, Fragment, added
+from raeflow.scoring.halo import with_halos
 
 FRAGMENT_ROWS, FRAGMENT_BYTES = 1 << 17, 256 << 20
 """Row groups are put together up to so many rows and decoded bytes; one that is larger is a fragment by itself."""
@@ -33,15 +34,18 @@ _SIGNS = re.compile(r"[*?\[]")
 
 
 def plan(
-    detector: Detector, sources: Sequence[str] | str, out: str | Path, columns: Sequence[str] | None = None, bad_rows: str = "flag"
-) -> list[Fragment]:
-    """Fragments to score, in the order of `sources`; reads footers only and writes nothing.
+    detector: Detector, sources: Sequence[str] | str, out: str | Path, columns: Sequence[str] | None = None, bad_rows: str = "flag",
+    at: str = "last",
+) -> list[Fragment]:  # fmt: skip
+    """Fragments to score, in the order of `sources`; reads footers only, of readings in order of time their clock and series too, and
+    writes nothing.
 
     Raises RaeflowError for missing columns, wrong types, a column that would be there twice, an output folder
     among the inputs, and where there is no row at all; where `bad_rows` is `refuse`, also for nulls and lengths
     that footers tell of.
     """
     refuse = bad_rows == "refuse"
+    detector.threshold_at(at)
     listed = [str(s) for s in ([sources] if isinstance(sources, (str, Path)) else sources)]
     base = place(str(out))
     pieces = expand(listed)
@@ -49,13 +53,17 @@ def plan(
     if isinstance(columns, str):
         columns = [columns]
     fragments: list[Fragment] = []
-    for footer, changed in zip(read_footers(pieces), _changed(pieces), strict=True):
+    footers, dates = read_footers(pieces), _changed(pieces)
+    for footer, changed in zip(footers, dates, strict=True):
         kept = _kept(footer, detector.spec, columns, refuse)
         if footer.metadata.num_rows:
             fragments += (replace(f, refuse=refuse) for f in _cut(footer, detector, kept, columns is None, changed, base))
     if not fragments:
         raise RaeflowError(f"{', '.join(listed)}: there are no rows to score")
-    return fragments
+    if detector.spec.windows is None:
+        return fragments
+    uris = [piece.uri for piece in pieces]
+    return with_halos(detector, fragments, dict(zip(uris, footers, strict=True)), dict(zip(uris, dates, strict=True)), at)
 
 
 def place(out: str) -> Piece:
@@ -100,12 +108,13 @@ def _changed(pieces: Sequence[Piece]) -> list[int | None]:
 def _kept(footer: Footer, spec: RowSpec, columns: Sequence[str] | None, refuse: bool) -> tuple[str, ...]:
     """Names of the columns of one file to keep; the file is checked."""
     names, uri = list(footer.schema.names), footer.piece.uri
+    keys: list[str] = []
+    names_added = added(spec.windows is not None).names
     if spec.windows is not None:
-        raise RaeflowError(
-            f"{uri}: this detector takes windows of {spec.windows.window} readings, and files of readings are not scored yet"
-        )
+        keys = [name for name in (spec.windows.time, spec.windows.series) if name is not None]
+        spec = spec.windows.reading
     spans = leaves(footer.schema)
-    for name in dict.fromkeys((*spec.columns, *(names if columns is None else columns))):
+    for name in dict.fromkeys((*spec.columns, *keys, *(names if columns is None else columns))):
         count = names.count(name)
         if count != 1:
             have = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
@@ -116,7 +125,7 @@ def _kept(footer: Footer, spec: RowSpec, columns: Sequence[str] | None, refuse: 
             _check_counts(footer.metadata, spec, name, spans[name][0], uri)
     kept = tuple(name for name in names if columns is None or name in columns)
     for name in kept:
-        if name in ADDED.names:
+        if name in names_added:
             again = " (the file was scored before)" if STAMP in (footer.metadata.metadata or {}) else ""
             raise RaeflowError(
                 f"{uri}: there is a column {name!r} already{again}, which scoring would add: say which columns to keep with "

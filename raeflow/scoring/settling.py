@@ -38,7 +38,7 @@ def failed(fragment: Fragment, error: RaeflowError, started: float) -> dict[str,
     """The result of a fragment that was not committed; `listed` are its first bad rows as JSON where they are why."""
     bad, listed = (error.count, error.listed) if isinstance(error, BadRowsError) else (0, [])
     return {
-        "rows": 0, "alerts": 0, "bad": bad, "first_bad": "", "started": started, "ended": time.time(),
+        "rows": 0, "alerts": 0, "bad": bad, "unscored": 0, "first_bad": "", "started": started, "ended": time.time(),
         "input": fragment.piece.uri, "output": fragment.out.uri, "error": str(error), "listed": json.dumps(listed),
     }  # fmt: skip
 

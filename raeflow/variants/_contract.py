@@ -92,6 +92,8 @@ class Variant(nn.Module, ABC):
     """Share of training, from its start, in which a generator and a critic play; 0 where there is no game."""
     rebuilds: bool = True
     """Whether `reconstruct` is what the model learnt to give back, so that residuals mean something; the heads ask."""
+    localises: bool = True
+    """Whether `reconstruct` says what is expected of each value of this row, so that residuals tell where it is strange."""
 
     @property
     def width(self) -> int:

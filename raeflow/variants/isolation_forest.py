@@ -47,6 +47,7 @@ def space(trial: Any, shape: Shape) -> Hyper:  # noqa: ARG001 - the contract's
 class Model(Fitted):
     """Trees as heaps; score (B,) is 2 to minus the mean path length over what is usual, in 0-1: Liu et al.'s s(x, n)."""
 
+    localises = False
     feature: Tensor
     """(T, 2^L - 1) int64: the value of the row that a node looks at."""
     threshold: Tensor
