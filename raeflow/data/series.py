@@ -191,19 +191,19 @@ class _Held:
         return zip(self.bounds[:-1].tolist(), self.bounds[1:].tolist(), strict=True)
 
     def windows(self, encoding: SeriesEncoding) -> tuple[Windows, Windows]:
-        """Windows of normal readings alone, and all windows, the first ones first."""
+        """Windows of normal readings alone, and all windows: of test in order, of the others the normal ones first."""
         data = self.plan.data
         stride = data.stride if self.code in (splits.TRAIN, splits.VALIDATE) else 1
         found = timeline.starts(self.apart, data.window, stride)
         normal: Starts = found
-        if self.normal is not None and not self.normal.all():
+        if self.normal is not None and self.code != splits.TEST:
             apart = self.apart | ~self.normal
             apart[1:] |= ~self.normal[:-1]
             normal = timeline.starts(apart, data.window, stride)
             found = np.concatenate([normal, np.setdiff1d(found, normal, assume_unique=True)])
-        if not len(normal if self.code != splits.TEST else found):
+        if not len(normal):
             self._refuse()
-        parts = [(first, end, place) for place, (first, end) in enumerate(self.ranges())]
+        parts = [(first, end, place) for place, (first, end) in enumerate(self.ranges())] if encoding.own else [(0, len(self.values), None)]
         readings = Readings(encode_all(encoding, self.values, parts), torch.from_numpy(self.bounds))
         every = Windows(readings, torch.from_numpy(found), data.window, self._anomalies(found))
         return every.take(slice(0, len(normal))), every
@@ -221,9 +221,10 @@ class _Held:
         why = f"its {len(self.values):,} readings have runs of {longest} at most without a gap or a change of series"
         if self.normal is not None and longest >= data.window:
             why += f", and Data(normal={self.plan.reader.normal}) leaves no window of normal ones"
+        whole = "" if data.split_by == "series" or data.series is None else ", or divide by whole series with Data(split_by='series')"
         raise EmptySplit(
-            f"Data(window={data.window}, fractions={data.fractions!r}): the {name} split has no window ({why}); give it a larger share, "
-            "choose a shorter window, or divide by whole series with Data(split_by='series')"
+            f"Data(window={data.window}, fractions={data.fractions!r}): the {name} split has no window ({why}); give it a larger share or "
+            f"choose a shorter window{whole}"
         )
 
 

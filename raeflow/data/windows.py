@@ -64,13 +64,11 @@ class Windows(Resident):
     def values(self, index: Tensor | slice = slice(None)) -> Tensor:
         """(n, C, L), always a copy."""
         values, starts = self.readings.values, self.starts[index if isinstance(index, slice) else index.to(self.starts.device)]
+        if not len(starts):
+            return values.new_empty((0, *self.shape))
         if values.device.type == "cpu":  # numpy gathers views twice as fast as torch
-            views = (
-                np.lib.stride_tricks.sliding_window_view(values.numpy(), self.length, axis=0) if len(starts) else values.numpy()[:, :, None]
-            )
-            gathered = torch.from_numpy(views[starts.numpy()])
-            return gathered if len(starts) else gathered.expand(0, *self.shape)
-        size = (max(0, len(values) - self.length + 1), *self.shape)
+            return torch.from_numpy(np.lib.stride_tricks.sliding_window_view(values.numpy(), self.length, axis=0)[starts.numpy()])
+        size = (len(values) - self.length + 1, *self.shape)
         found: Tensor = values.as_strided(size, (values.stride(0), values.stride(1), values.stride(0)))[starts.long()]
         return found
 
