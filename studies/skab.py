@@ -101,7 +101,7 @@ def report(folder: Path, runs: Sequence[Experiment] | None = None, seeds: Sequen
         f"{'':32}{'F1':>14}{'false':>8}{'missed':>8} |{'others: F1':>15}{'false':>8}{'missed':>8} |" + "".join(f"{n:>9}" for n in FIGURES)
     ]
     for name, contestant in CONTESTANTS.items():
-        found = [[kept(folder, name, run, seed, contestant) for run in runs] for seed in seeds]
+        found = [[kept(folder, run, seed, contestant) for run in runs] for seed in seeds]
         every = mean_std([board(runs, scores) for scores in found])
         own = [[score for score, other in zip(scores, others, strict=True) if other] for scores in found]
         rest = mean_std([board([run for run, other in zip(runs, others, strict=True) if other], scores) for scores in own])
@@ -148,7 +148,7 @@ def mean_std(found: Sequence[dict[str, float]]) -> dict[str, tuple[float, float]
     return {name: (float(np.mean(values)), float(np.std(values))) for name in found[0] for values in [[one[name] for one in found]]}
 
 
-def kept(folder: Path, name: str, run: Experiment, seed: int, contestant: Contestant) -> Floats:
+def kept(folder: Path, run: Experiment, seed: int, contestant: Contestant) -> Floats:
     """Scores (N,) in units of their threshold; taken up from `folder` where the same were made before."""
     seed = seed if contestant.seeded else 0
     key = repr((run.name, seed, contestant.make.__qualname__, contestant.settings, KNOWN, WINDOW)).encode() + run.values.tobytes()
@@ -267,7 +267,7 @@ def in_units(score: Floats) -> Floats:
 
 
 def published_errors(run: Experiment, seed: int) -> Values:
-    """(N - 59,) errors of the windows of 60 that begin at each reading, of the leaderboard's convolutional autoencoder; they go over gaps."""
+    """(N - 59,) errors of the windows of 60 that begin at each reading, of the leaderboard's autoencoder; they go over gaps."""
     import torch
 
     known = run.values[:KNOWN]
@@ -358,4 +358,4 @@ CONTESTANTS = {
 
 
 if __name__ == "__main__":
-    print(report(STUDY.folder / "scores"))  # noqa: T201
+    print(report(STUDY.folder / "scores"))
