@@ -1,4 +1,43 @@
-"""DOCSTRING"""
+"""Are faults of a pump found from the first 400 readings of each experiment, at no more false alarms than the best published?
+
+SKAB (Katser & Kozitsin 2020): 34 experiments, eight sensors, one reading a second, a fault of some 400 readings in each. The protocol of
+its leaderboard: a model for each experiment, whose first 400 readings train it and set its threshold; the others are test, and true and
+false alarms of all experiments are added up. Best published: a convolutional autoencoder, F1 0.78 with 13.6 % false and 28.0 % missed
+alarms. Flagging everything has 0.70.
+
+    raeflow study skab
+    python -m studies.skab     # the table alone; scores are kept in runs/skab/scores, and taken up from there
+
+Contestants. `drift of readings`: means of a sensor's last 20 readings, told in units of how far it wanders by itself within the 400
+readings (mean squared change by lag, a power of the lag); the largest is the score, an alert above twice the largest of the 400. Reasons:
+faults last while noise is new each second; a shift of a flow that stood still says more than one of a temperature that drifts anyway. The
+same for residuals of an autoencoder and of nearest neighbours on windows of 32 (320 readings train, 48 validate), and for both their plain
+squared errors. `leaderboard's`: its autoencoder, built from its description, with both thresholds that its notebooks had; its last layer
+has one map for all eight sensors, as published. An alert of it needs all windows of 60 that hold a reading, so it waits for the 59
+readings that follow; all others see no later reading.
+
+Choices (20 readings, the horizon, the margin, the largest channel) were made on the nine experiments of `DEVELOPED` and on the share of
+false alarms in the anomaly-free series, and were fixed before the other 25 were scored. Measured on 2 shared cores, one seed; `drift of
+readings` has no dice, so any five seeds give the same:
+
+                                   all 34                  the 25 others            the 9 looked at      events delay  VUS-PR aff. P aff. R
+                               F1    false missed       F1    false missed       F1    false missed      found   s
+    drift of readings         0.785  12.7 % 28.4 %     0.758  14.2 % 31.6 %     0.868   8.2 % 17.7 %      30     36    0.868  0.908  0.867
+    leaderboard's, 0.999x4/3  0.781  14.1 % 28.2 %     0.783  14.8 % 27.6 %     0.775  11.8 % 30.0 %      31     47    0.887  0.924  0.875
+    leaderboard's, 0.99x3/2   0.745  10.4 % 35.4 %     0.753  11.1 % 33.9 %     0.716   8.2 % 40.1 %      29     51    0.886  0.935  0.818
+    error of readings         0.745  33.6 % 23.4 %     0.734  33.4 % 25.5 %     0.779  34.3 % 16.4 %      32     20    0.792  0.812  0.921
+    flag everything           0.698 100.0 %  0.0 %     0.702 100.0 %  0.0 %     0.687 100.0 %  0.0 %      34      0    0.777  0.644  1.000
+
+So 0.78 at no more false alarms is met over all experiments (0.785 at 12.7 %), and by a hand's breadth: on those that nobody had looked at
+it is 0.758 at 14.2 %, less than the rebuilt leaderboard's 0.783 at 14.8 %. The goal of 0.82 is not met. The published figures are reached by
+the network rebuilt here (0.781, 14.1 %, 28.2 %).
+
+What failed, on the nine alone: models of windows. Trained on 320 readings they fit these better than any later ones, so that a threshold
+of the first 400 is too low: drift of the convolutional autoencoder 0.856 at 20.1 % false alarms, of temporal convolutions 0.814 at 30.8 %,
+of a dense autoencoder 0.780 at 37.8 %, of neighbours 0.758 at 41.2 %; plain errors 0.763 at 35.0 %, 0.773 at 26.3 %, 0.722 at 24.7 % and
+0.785 at 32.2 %. Temporal convolutions are no better than plain ones. The mean of `drift of readings` and the leaderboard's scores was
+not better on the nine (0.859 at 12.3 %); it has 0.800 at 15.7 % on all. Seeds of the trained contestants are yet to be measured.
+"""
 
 from __future__ import annotations
 
@@ -350,6 +389,7 @@ CONTESTANTS = {
     "drift of conv. autoencoder": Contestant(residuals_of("conv. autoencoder"), lambda r: in_units(drift_scores(r)), True, _CONV),
     "error of conv. autoencoder": Contestant(residuals_of("conv. autoencoder"), lambda r: in_units(error_scores(r)), True, _CONV),
     "drift of knn": Contestant(residuals_of("knn"), lambda r: in_units(drift_scores(r)), False, _KNN),
+    "error of readings": Contestant(residuals_of(None), lambda r: in_units(error_scores(r)), False),
     "error of knn": Contestant(residuals_of("knn"), lambda r: in_units(error_scores(r)), False, _KNN),
     "leaderboard's, 0.999 x 4/3": Contestant(published_errors, lambda e: published_scores(e, 0.999, 4 / 3)),
     "leaderboard's, 0.99 x 3/2": Contestant(published_errors, lambda e: published_scores(e, 0.99, 3 / 2)),
