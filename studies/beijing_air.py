@@ -1,4 +1,36 @@
-"""DOCSTRING raeflow study beijing_air"""
+"""Are broken sensors found in five years of weather, how late, and at how many false alarms a day?
+
+Beijing, hour by hour, 2010 to 2014 (Liang et al. 2015): temperature, dew point, air pressure and fine dust with gaps; days, seasons, and
+years that differ. The first three years train, half of 2013 each validates and calibrates, 2014 is test. Into its three channels of weather
+24 events of known place are put: spikes of two hours (four times a channel's usual change over a day), level shifts of 48 hours (three
+times), a sensor stuck for 36 hours, and 72 hours that belong to the season half a year before. What the year itself has of storms and dust
+is not marked, so alerts there count as false.
+
+    raeflow study beijing_air
+    python -m studies.beijing_air     # the table alone
+
+One autoencoder of convolutions on windows of 48 hours, two of the strongest period; every hour is scored as the last of its window. Each
+channel's residual, and its mean over 24 hours, is told in units of its 0.999 quantile in calibrate; the largest is the score, its 0.999
+quantile there the threshold. Beside it, told in the same way: each hour less that of the day before, and less the climate of train (waves
+of year and day by least squares). `stillness` adds the hours since a channel last changed.
+
+Measured on 2 shared cores, half a minute a seed. Shares of events found, by kind; means of five seeds for what has no model, one seed (0)
+for the autoencoders, whose seeds 1 to 4 and whose form with stillness are yet to be measured:
+
+                                        found  spike  shift  stuck season  delay, h  false/day  VUS-PR  aff. P  aff. R
+    autoencoder that knows the clock     0.63   1.00   0.67   0.00   0.83       0.0      0.040    0.31    0.84    0.64
+    autoencoder                          0.75   1.00   1.00   0.00   1.00       0.0      0.068    0.28    0.75    0.74
+    less the day before                  0.55   0.57   0.67   0.03   0.93       0.2      0.069    0.26    0.63    0.67
+    less the climate of train            0.49   0.50   0.53   0.03   0.90       0.1      0.027    0.49    0.79    0.57
+    less the climate, and stillness      0.63   0.37   0.23   1.00   0.90       5.1      0.028    0.67    0.88    0.68
+    scores at random                     0.03   0.00   0.03   0.00   0.07      34.7      0.021    0.14    0.44    0.12
+
+The autoencoder finds every spike, shift and season, most within their first hour, at an alarm in two weeks; on the same events (seed 0) the
+baselines find 0.50 and 0.54 of all. It finds no stuck sensor: a constant within the usual range is no large residual. Hours without change
+find all of these, and raise the common threshold, which costs spikes and shifts. Seasons are found by the jump at their edges; an
+autoencoder that knows the clock finds no more of them, and alarms less. VUS-PR says something else: the climate stays high throughout a
+shift or a wrong season, a window model gets used to them, so who wants whole events rather than their beginnings takes the climate.
+"""
 
 from __future__ import annotations
 
