@@ -28,7 +28,7 @@ for the autoencoders, whose seeds 1 to 4 and whose form with stillness are yet t
 The autoencoder finds every spike, shift and season, most within their first hour, at an alarm in two weeks; on the same events (seed 0) the
 baselines find 0.50 and 0.54 of all. It finds no stuck sensor: a constant within the usual range is no large residual. Hours without change
 find all of these, and raise the common threshold, which costs spikes and shifts. Seasons are found by the jump at their edges; an
-autoencoder that knows the clock finds no more of them, and alarms less. VUS-PR says something else: the climate stays high throughout a
+autoencoder that knows the clock finds fewer of them, with fewer alarms. VUS-PR says something else: the climate stays high throughout a
 shift or a wrong season, a window model gets used to them, so who wants whole events rather than their beginnings takes the climate.
 """
 

@@ -327,7 +327,8 @@ def published_scores(errors: Values, quantile: float, factor: float) -> Floats:
     found = np.full(len(errors) + length - 1, np.nan)
     least = np.lib.stride_tricks.sliding_window_view(errors, length - 1).min(1)
     found[length - 1 : len(errors) - length + 1] = least[: len(errors) - 2 * length + 2]
-    return found / (np.quantile(errors[: KNOWN - length + 1], quantile) * factor)
+    scores: Floats = found / (np.quantile(errors[: KNOWN - length + 1], quantile) * factor)
+    return scores
 
 
 PUBLISHED_WINDOW = 60
@@ -357,7 +358,7 @@ def published_network(windows: torch.Tensor, seed: int, epochs: int = 100) -> to
     optimizer, best, waited = torch.optim.Adam(net.parameters(), 1e-3, eps=1e-7), np.inf, 0
     for _ in range(epochs):
         net.train()
-        for batch in torch.randperm(held).split(32):
+        for batch in torch.split(torch.randperm(held), 32):
             optimizer.zero_grad()
             (net(train[batch]) - train[batch]).square().mean().backward()
             optimizer.step()

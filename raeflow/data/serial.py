@@ -143,9 +143,9 @@ def _window(columns: dict[str, pa.ChunkedArray], rows: Any, count: int) -> tuple
     most = max(2, min(HIGHEST, count // PART))
     found: tuple[float, int, str] | None = None
     for name, column in columns.items():
-        period = strongest(column.to_numpy().astype(np.float64)[rows], most)
-        if period is not None and (found is None or period[1] > found[0]):
-            found = (period[1], period[0], name)
+        own = strongest(column.to_numpy().astype(np.float64)[rows], most)
+        if own is not None and (found is None or own[1] > found[0]):
+            found = (own[1], own[0], name)
     if found is None:
         usual = Data.window
         told = "no period was found in train"
