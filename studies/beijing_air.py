@@ -252,7 +252,8 @@ def daily(values: Floats) -> Floats:
     there = ~np.isnan(values)
     sums, counts = np.cumsum(np.where(there, values, 0.0), axis=0), np.cumsum(there, axis=0)
     sums[DAY:], counts[DAY:] = sums[DAY:] - sums[:-DAY], counts[DAY:] - counts[:-DAY]
-    return np.divide(sums, counts, out=np.full(values.shape, np.nan), where=counts >= DAY // 2)
+    scores: Floats = np.divide(sums, counts, out=np.full(values.shape, np.nan), where=counts >= DAY // 2)
+    return scores
 
 
 def largest(values: Floats) -> Floats:
