@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raeflow.data import RowSpec, count, preview
+from raeflow.data.serial import Serial, serial
 from raeflow.study import VARIANTS, Data, Study
 
 _TEXT = '''"""Which rows of {title} are anomalous?
@@ -20,10 +21,9 @@ STUDY = Study(
     name="{name}",
     data=Data(
         {source},
-        columns={columns}{label}
+        columns={columns}{label}{serial}
         # {hint}
-        # Data(normal=[("column", "==", value)]) keeps known anomalies out of training; where none are known,
-        # Data(contamination="auto") sets suspicious rows aside first.
+        # {unknown}
     ),
     variants="auto",  # {variants}
     search=Search(trials=24, epochs=20),
@@ -34,6 +34,9 @@ STUDY = Study(
 _SHAPE = "Rows of shape {shape}. Say Data(shape=...) if they are something else: (F,) a table, (C, L) a signal, (C, H, W) an image."
 _ROLES = 'Data(roles={"column": "category"}) changes what a column is: number, long_tail, flag, category or clock.'
 
+
+_NORMAL = 'Data(normal=[("column", "==", value)]) keeps known anomalies out of training'
+_UNKNOWN = f'{_NORMAL}; where none are known,\n        # Data(contamination="auto") sets suspicious rows aside first.'
 
 LABELS = ("label", "labels", "class", "anomaly", "is_anomaly", "outlier", "is_outlier")
 """Columns taken for the label where the user names none."""
@@ -49,12 +52,16 @@ def study_text(sources: Sequence[str], name: str, label: str | None) -> str:
     """The text of a study's file; refuses sources whose rows cannot be known."""
     label = label or guessed_label(sources)
     spec, told = preview(Data(list(sources), label=label))
+    found = serial(sources, spec.columns, label) if spec.table or spec.kind == "mixed" else None
+    if found is not None:
+        spec, told = preview(Data(list(sources), label=label, time=found.time, series=found.series, window=found.window))
     source = repr(str(sources[0])) if len(sources) == 1 else repr([str(s) for s in sources])
     known = f"\n        label={label!r},  # read only to judge the finished detector" if label else ""
     rows = count(Data(list(sources)))
     return _TEXT.format(
-        title=", ".join(sources), name=name, source=source, columns=_columns(spec, dict(told), label), label=known,
-        variants=", ".join(VARIANTS[len(spec.shape)]),
+        title=", ".join(sources), name=name, source=source, columns=_columns(spec, dict(told), label), label=known, serial=_serial(found),
+        unknown=_UNKNOWN if found is None else f"{_NORMAL}.",
+        variants=", ".join(VARIANTS[len(spec.shape) + (found is not None)]),
         hint=_ROLES if spec.held else _SHAPE.format(shape=spec.shape), batch=batch(rows), calibration=calibration(rows),
     )  # fmt: skip
 
@@ -67,6 +74,17 @@ def _columns(spec: RowSpec, told: dict[str, str], label: str | None) -> str:
         return "\n".join([f"{listed},", *out])
     inside = [f"            {name!r},  # {told[name]}" for name in spec.columns]
     return "\n".join(["[", *inside, *(f"    {line}" for line in out), "        ],"])
+
+
+def _serial(found: Serial | None) -> str:
+    """What `Data` says of readings in order of time; nothing of other rows."""
+    if found is None:
+        return ""
+    series = "" if found.series is None else f"\n        series={found.series!r},"
+    return (
+        f"\n        time={found.time!r},  # readings in order of time: without this line and those to the window, rows of a table"
+        f"{series}\n        window={found.window},  # readings: {found.why}"
+    )
 
 
 def calibration(rows: int) -> str:
