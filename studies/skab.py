@@ -233,15 +233,15 @@ def residuals(model: Variant | None, splits: Splits, experiment: Experiment) -> 
     """
     import torch
 
-    from raeflow.data import timeline
+    from raeflow.data import order as ordering
     from raeflow.events import ReadingScores
 
     encoded = splits.encoding.encode(torch.from_numpy(experiment.values), 0)
     if model is None:
         return np.asarray(encoded.numpy(), np.float64)
     ticks, bounds = experiment.time.astype("datetime64[s]").astype(np.int64), np.array([0, len(encoded)])
-    step = np.array([timeline.median_step(ticks[:KNOWN])])
-    starts = timeline.starts(timeline.gaps(ticks, bounds, step, STUDY.data.max_gap), WINDOW, 1)
+    step = np.array([ordering.median_step(ticks[:KNOWN])])
+    starts = ordering.starts(ordering.gaps(ticks, bounds, step, STUDY.data.max_gap), WINDOW, 1)
     windows = torch.from_numpy(np.lib.stride_tricks.sliding_window_view(encoded.numpy(), WINDOW, axis=0)[starts])
     with torch.no_grad():
         maps = windows - model.reconstruct(windows)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raeflow.data import timeline
+from raeflow.data import order as ordering
 from raeflow.data.clock import Keys, Kind
 from raeflow.data.columns import is_text
 from raeflow.data.files import Piece, expand
@@ -120,9 +120,9 @@ def _longest(keys: Keys, ticks: Any) -> tuple[Any, int] | None:
 
     None where steps are not even, or no series is long.
     """
-    order = timeline.ordered(keys, lambda row: f"row {row}")
+    order = ordering.ordered(keys, lambda row: f"row {row}")
     rows = np.arange(len(ticks)) if order.rows is None else order.rows
-    steps = np.array([timeline.median_step(order.ticks[a:b]) for a, b in zip(order.bounds, order.bounds[1:], strict=False)])
+    steps = np.array([ordering.median_step(order.ticks[a:b]) for a, b in zip(order.bounds, order.bounds[1:], strict=False)])
     sizes = np.diff(order.bounds)
     place = int(sizes.argmax())
     usual = steps[place]
