@@ -122,7 +122,7 @@ def test_a_variant_of_those_that_auto_names_is_trained_alone_in_the_same_study(t
     study = STUDY.but(home=str(tmp_path), variants="auto", training=Training(epochs=1, batch_size=64))
     for variant in (None, "knn"):
         session = pipeline.Session(study, say=lambda _line: None, variant=variant)
-        assert session.study.variants == ("autoencoder", "denoising", "vae", "knn")
+        assert session.study.variants == ("autoencoder", "denoising", "vae", "knn", "hog_knn")
         session.tracker.finish("FINISHED")
     (fitted,) = session.train("knn")
     assert fitted.variant == "knn"
