@@ -151,7 +151,7 @@ def headed(fitted: Fitted, model: Variant, splits: Splits, judge: Judge, asked: 
 
 def candidates(model: Variant, splits: Splits, asked: Sequence[str] | None = None) -> list[heads_.Head]:
     """The heads that may be chosen for a model of these rows."""
-    unclean = len(train_rows(splits)) if splits.unclean else None
+    unclean = min(_most(splits), len(splits.train)) if splits.unclean else None
     return heads_.candidates(model, splits.spec.shape, asked, unclean)
 
 
@@ -173,8 +173,12 @@ def _best_head(found: list[heads_.Head], model: Variant, splits: Splits, judge: 
 
 def train_rows(splits: Splits) -> Tensor:
     """(N, *shape) scaled train rows that heads are fitted on, the same for all trials of a search."""
-    count = max(FEWEST, min(SEEN, SEEN_VALUES // math.prod(splits.spec.shape)))
-    return scaled_rows(splits.encoding, splits.some_train(count).values())
+    return scaled_rows(splits.encoding, splits.some_train(_most(splits)).values())
+
+
+def _most(splits: Splits) -> int:
+    """Train rows that heads are fitted on, where there are so many."""
+    return max(FEWEST, min(SEEN, SEEN_VALUES // math.prod(splits.spec.shape)))
 
 
 def _finite(value: float, fitted: Fitted) -> float:

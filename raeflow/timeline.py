@@ -11,6 +11,8 @@ import pyarrow as pa
 
 from raeflow.errors import RaeflowError
 
+PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+"""Ticks of a second by their unit, the coarsest first."""
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Index = npt.NDArray[np.int64]
@@ -99,7 +101,7 @@ def of_length(what: str, values: npt.ArrayLike, count: int) -> Floats:
 
 def _seconds(clock: pa.Array) -> Floats:
     if pa.types.is_timestamp(clock.type):
-        ticks, unit = clock.cast(pa.int64()).to_numpy(zero_copy_only=False), {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}[clock.type.unit]
+        ticks, unit = clock.cast(pa.int64()).to_numpy(zero_copy_only=False), PER_SECOND[clock.type.unit]
     else:
         ticks, unit = clock.to_numpy(zero_copy_only=False), 1
     wrong = ~np.isfinite(ticks)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from raeflow.data import splits
-from raeflow.data.order import Bools, Floats, Order, Places, median_step
+from raeflow.data.order import Bools, Floats, Order, Places, median_step, ranked
 
 Split = np.ndarray[Any, np.dtype[np.uint8]]
 NOWHERE = 255
@@ -99,11 +99,8 @@ class Layout:
         for code in np.unique(split):
             here = split[self.firsts] == code
             self.offsets[here] = np.cumsum(lengths[here]) - lengths[here]
-        self.ranks: Places | None = None
+        self.ranks = None if order.rows is None else ranked(order.rows)
         """(R,) place in order of each reading in the files; None where the files are in order."""
-        if order.rows is not None:
-            self.ranks = np.empty(len(split), np.int64)
-            self.ranks[order.rows] = np.arange(len(split))
 
     def places(self, first: int, count: int) -> tuple[Split, Places]:
         """Splits and places in them of so many readings in the order of the files."""

@@ -20,9 +20,8 @@ from raeflow.data.files import named, read_groups
 from raeflow.data.reading import Unit
 from raeflow.data.types import plain, refuse_nulls, refuse_rows
 from raeflow.errors import RaeflowError
+from raeflow.timeline import PER_SECOND
 
-PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
-"""Ticks of a second by their unit, the coarsest first."""
 Ticks = np.ndarray[Any, Any]
 Codes = np.ndarray[Any, np.dtype[np.int32]]
 
@@ -41,6 +40,11 @@ class Kind:
             return f"{tick:g}"
         moment, dot, rest = str(np.int64(tick).view(f"datetime64[{self.unit}]")).replace("T", " ").partition(".")
         return moment + (dot + rest).rstrip(".0") + (" UTC" if self.zoned else "")
+
+    def times(self, ticks: Ticks) -> pa.Array:
+        """Moments, or bare numbers, as Arrow has them."""
+        values = pa.array(ticks)
+        return values.cast(pa.timestamp(self.unit, "UTC" if self.zoned else None)) if self.unit else values
 
     def lasting(self, ticks: float) -> str:
         """A length of time as a person reads it."""

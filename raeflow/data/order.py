@@ -35,6 +35,13 @@ class Order:
     """(R,) number in the files of each reading in order; None where the files have them in order."""
 
 
+def ranked(rows: Places) -> Places:
+    """(R,) place in order of each reading in the files, from `Order.rows`."""
+    ranks = np.empty(len(rows), np.int64)
+    ranks[rows] = np.arange(len(rows))
+    return ranks
+
+
 def ordered(keys: Keys, where: Where) -> Order:
     """Put readings in order; files that have them so are not copied.
 

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raeflow.data.clock import PER_SECOND, Keys, Kind
+from raeflow.data.clock import Keys, Kind
 from raeflow.data.encoding.series import SeriesEncoding, encode_all
-from raeflow.data.order import Bools, Floats, Order, Places, Where, gaps, ordered
+from raeflow.data.order import Bools, Floats, Order, Places, Where, gaps, ordered, ranked
 from raeflow.data.rows import Windowing
 from raeflow.errors import RaeflowError
+from raeflow.timeline import PER_SECOND
 
 Part = tuple[int, int, str]
 """First reading, end and name of a series, in order."""
@@ -43,11 +44,7 @@ class Ordered:
     @functools.cached_property
     def ranks(self) -> Places:
         """(R,) place in order of each reading of the input."""
-        if self.order.rows is None:
-            return np.arange(len(self.apart))
-        ranks = np.empty(len(self.apart), np.int64)
-        ranks[self.order.rows] = np.arange(len(self.apart))
-        return ranks
+        return np.arange(len(self.apart)) if self.order.rows is None else ranked(self.order.rows)
 
     @property
     def parts(self) -> list[Part]:

@@ -42,17 +42,11 @@ class Scored:
 
     def time(self, rows: Places) -> pa.Array:
         """Moments, or numbers, of some of them."""
-        return moments(self.keys, rows)
+        return self.keys.kind.times(self.keys.ticks[rows])
 
     def series(self, rows: Places) -> list[str] | None:
         """Names of their series; None where there is but one without a name."""
         return series_of(self.keys, rows)
-
-
-def moments(keys: Keys, rows: Places) -> pa.Array:
-    """Times of some readings as Arrow has them."""
-    ticks = pa.array(keys.ticks[rows])
-    return ticks.cast(pa.timestamp(keys.kind.unit, "UTC" if keys.kind.zoned else None)) if keys.kind.unit else ticks
 
 
 def series_of(keys: Keys, rows: Places) -> list[str] | None:

@@ -14,13 +14,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from raeflow.data.clock import PER_SECOND
+from raeflow.data.clock import Kind
 from raeflow.data.windows import Windows
 from raeflow.errors import RaeflowError
 from raeflow.events import find_events
 from raeflow.readings import by_column, columns_of
 from raeflow.report import markup
 from raeflow.series_metrics import measures
+from raeflow.timeline import PER_SECOND
 
 if TYPE_CHECKING:
     from raeflow.data.rows import Splits
@@ -66,8 +67,8 @@ def tested(splits: Splits, scores: Values) -> Tested | None:
     test, how = splits.test, splits.spec.windows
     if not isinstance(test, Windows) or how is None or test.readings.ticks is None:
         return None
-    ticks = pa.array(test.readings.ticks.numpy())
-    time = ticks.cast(pa.timestamp(how.unit, "UTC" if how.zoned else None)) if how.unit else ticks
+    ticks = test.readings.ticks.numpy()
+    time = Kind(how.unit, how.zoned).times(ticks)
     names, bounds = test.readings.names, test.readings.bounds.numpy()
     series = None if names == ("",) else [name for name, count in zip(names, np.diff(bounds), strict=True) for _ in range(int(count))]
     own, every = last_readings(test), np.full(len(ticks), np.nan, np.float32)

@@ -18,7 +18,7 @@ from raeflow.data.files import ARROW_ERRORS, Piece, read_groups, reason
 from raeflow.detector import Detector
 from raeflow.errors import RaeflowError
 from raeflow.events import find_events
-from raeflow.readings import columns_of, moments, series_of
+from raeflow.readings import columns_of, series_of
 from raeflow.scoring.fragment import CAUSES, OBJECT_STORES, Fragment
 from raeflow.scoring.halo import timetable
 from raeflow.timeline import duration
@@ -68,7 +68,8 @@ def write_events(detector: Detector, fragments: Sequence[Fragment], joined: Any)
     flagged = np.concatenate(rows)
     ordered = table.ordered
     events = find_events(
-        moments(table.keys, flagged), np.concatenate(scores), np.ones(len(flagged)), series_of(table.keys, flagged), joined,
+        table.keys.kind.times(table.keys.ticks[flagged]), np.concatenate(scores), np.ones(len(flagged)),
+        series_of(table.keys, flagged), joined,
         position=ordered.positions[ordered.ranks[flagged]], channels=np.concatenate(errors), names=columns_of(detector.spec),
         usual=detector.usual or None,
     )  # fmt: skip

@@ -42,7 +42,7 @@ def blocks(x: Tensor, grid: tuple[int, ...], bins: int) -> Tensor:
     """
     votes = _slopes(x) if x.dim() == 3 else _directions(x, bins)
     for axis, count in enumerate(grid, 2):
-        votes = (votes.movedim(axis, -1) @ _shares(count, votes.shape[axis]).to(votes)).movedim(-1, axis)
+        votes = (votes.movedim(axis, -1) @ _shares(count, votes.shape[axis], votes.device).to(votes.dtype)).movedim(-1, axis)
     for axis, count in enumerate(grid, 2):
         votes = votes.unfold(axis, min(2, count), 1)
     if x.dim() == 3:  # (B, 2 C, blocks, cells): a block holds one channel's ups and downs
@@ -81,8 +81,8 @@ def _directions(x: Tensor, bins: int) -> Tensor:
     return length * (1 - apart.abs()).relu()
 
 
-def _shares(count: int, side: int) -> Tensor:
+def _shares(count: int, side: int, device: torch.device) -> Tensor:
     """(side, count): what each place gives to each cell, falling linearly from the cell's middle to its neighbours' middles."""
     size = side / count
-    places, middles = torch.arange(side) + 0.5, (torch.arange(count) + 0.5) * size
+    places, middles = torch.arange(side, device=device) + 0.5, (torch.arange(count, device=device) + 0.5) * size
     return (1 - (places[:, None] - middles).abs() / size).relu() / size
